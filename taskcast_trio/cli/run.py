@@ -1,0 +1,177 @@
+"""Run the server in this process, from a loaded configuration to an exit status."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+import click
+import structlog
+import trio
+
+from taskcast_trio import __version__
+from taskcast_trio.config import Config, Loaded
+from taskcast_trio.engine.runtime import open_runtime
+from taskcast_trio.logs import setup_logging
+from taskcast_trio.server.access import AccessLog
+from taskcast_trio.server.app import create_app
+from taskcast_trio.server.connection import GuardStats
+from taskcast_trio.server.serve import (
+    ServeOptions,
+    StartupFailedError,
+    run_until_signal,
+    serve,
+)
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_HUNG: Final = 70
+WATCHDOG_MARGIN_S: Final = 10.0
+"""How long after the grace period a process that has not ended is ended without ceremony."""
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_SURVIVES: Final = {"memory": "memory (nothing survives a restart)"}
+
+log = structlog.get_logger(__name__)
+
+
+class CannotListen(Exception):
+    """The server could not begin to serve; the text is one line for a person."""
+
+
+def run(loaded: Loaded) -> int:
+    """Serve until SIGTERM or SIGINT and return the exit status: 0 after a drain, 1 on a failure.
+
+    Nothing is raised for a failure: it is one line on stderr where its cause is plain (a port in
+    use), else a log line with its traceback.
+    """
+    config = loaded.config
+    setup_logging(config.log_level)
+    for line in loaded.warnings:
+        log.warning("configuration", detail=line)
+    if config.auth.mode == "none" and config.listen_host not in _LOOPBACK:
+        log.warning("no authentication: whoever reaches the port may do anything")
+    drained = False
+    at_end = ExitStack()
+    try:
+        with at_end:
+            drained = trio.run(
+                _serve, config, lambda urls: click.echo(banner(loaded, urls)), at_end
+            )
+    except* CannotListen as group:
+        click.echo(f"Error: {_first(group)}", err=True)
+    except* Exception as group:
+        log.critical("crashed", exc_info=group)
+    return EXIT_OK if drained else EXIT_FAILED
+
+
+async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: ExitStack) -> bool:
+    """Serve, and return whether it ended by draining: False means that a second signal cut it."""
+    host, server = config.listen_host, config.server
+    options = ServeOptions(
+        host=host,
+        port=config.port,
+        backlog=server.backlog,
+        max_connections=config.limits.connections,
+        write_timeout_s=server.write_timeout_seconds,
+        header_timeout_s=server.header_timeout_seconds,
+        keep_alive_timeout_s=server.keep_alive_timeout_seconds,
+        grace_s=server.grace_seconds,
+        certfile=server.cert_file,
+        keyfile=server.key_file,
+        http2=server.http2,
+    )
+    drained = False
+    async with open_runtime(config) as runtime:
+        stats = GuardStats()
+        app = AccessLog(
+            create_app(runtime, stats=stats), structlog.get_logger("taskcast_trio.access")
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
+            async with trio.open_nursery() as serving:
+                # Beside serve, not around it: a drain may be over before this task has run.
+                serving.start_soon(_watch_drain, runtime.drain, server.grace_seconds, at_end)
+                try:
+                    serving_app = partial(serve, app, options, drain=runtime.drain, stats=stats)
+                    urls: list[str] = await serving.start(serving_app)
+                except (OSError, StartupFailedError) as error:
+                    raise CannotListen(_explain(error, host, config.port)) from error
+                announce(urls)
+            drained = True
+            nursery.cancel_scope.cancel()
+    log.info("stopped", drained=drained)
+    return drained
+
+
+async def _end_by_signal(
+    drain: trio.Event, scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
+    # Nothing runs between this and the first wait, before which the handlers are in place: a
+    # signal that comes while the server starts drains it too.
+    task_status.started()
+    await run_until_signal(drain)
+    log.warning("second signal: ending at once")
+    scope.cancel()
+
+
+async def _watch_drain(drain: trio.Event, grace_s: float, at_end: ExitStack) -> None:
+    await drain.wait()
+    log.info("draining", grace_s=grace_s)
+    at_end.callback(arm_watchdog(grace_s + WATCHDOG_MARGIN_S).cancel)
+
+
+def arm_watchdog(seconds: float, end: Callable[[int], object] = os._exit) -> threading.Timer:
+    """End the process after `seconds`, whatever it hangs in: a thread needs no event loop.
+
+    The timer is a daemon: it holds up no orderly end. The caller may cancel it.
+    """
+
+    def expire() -> None:
+        os.write(2, b"taskcast-trio: still there after the grace period, ending\n")
+        end(EXIT_HUNG)
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def banner(loaded: Loaded, urls: list[str]) -> str:
+    """Say what is used and where it listens, in a few lines."""
+    config = loaded.config
+    here = urls[0].replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    auth = "none (no token is asked for)" if config.auth.mode == "none" else config.auth.mode
+    lines = [
+        ("listening", ", ".join(urls)),
+        ("storage", _SURVIVES.get(config.storage, config.storage)),
+        ("auth", auth),
+        ("config", str(loaded.file or "no file")),
+        ("docs", f"{here}/docs"),
+    ]
+    if config.host is None and config.auth.mode == "none":
+        lines.insert(1, ("", "this machine only, while auth is none: --host opens it to others"))
+    elif config.host is None:
+        lines.insert(1, ("", "on all interfaces: --host limits it"))
+    return "\n".join([f"taskcast-trio {__version__}", *(f"  {k:<11}{v}" for k, v in lines)])
+
+
+def _explain(error: Exception, host: str, port: int) -> str:
+    if isinstance(error, OSError):
+        if error.errno == errno.EADDRINUSE:
+            return f"port {port} on {host} is in use; choose another with --port"
+        reason = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        return f"cannot listen on {host}, port {port}: {reason}"
+    return f"cannot start: {error}"
+
+
+def _first(group: BaseExceptionGroup[CannotListen]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -1,0 +1,114 @@
+"""What the client raises: the errors of ``core.errors``, and two of its own."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from taskcast_trio.core import errors, jsontext
+from taskcast_trio.core.errors import BadRequest, TaskcastError, TaskNotFound
+
+T = TypeVar("T")
+
+
+class ServerUnavailable(TaskcastError):
+    """No answer: the connection could not be made, or broke, or took too long.
+
+    Whether a request had an effect is then unknown; an ``idempotency_key`` makes repeating it safe.
+    """
+
+    status = 503
+    code = "server_unavailable"
+    retryable = True
+
+
+class ResponseError(TaskcastError):
+    """An answer that fits no other error, with its own ``status``, ``code`` and ``body``."""
+
+    def __init__(self, message: str, *, status: int, code: str, body: bytes) -> None:
+        super().__init__(message)
+        # Constants of the class elsewhere in the tree; here each answer brings its own.
+        self.status = status  # type: ignore[misc]
+        self.code = code  # type: ignore[misc]
+        self.retryable = status >= 500  # type: ignore[misc]
+        self.body = body
+
+
+_BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
+    (cls.status, cls.code): cls
+    for cls in (
+        errors.BadRequest,
+        errors.TaskEnded,
+        errors.NotBlocked,
+        errors.Unauthorized,
+        errors.Forbidden,
+        errors.NotFound,
+        errors.TaskNotFound,
+        errors.RequestNotFound,
+        errors.WorkerNotFound,
+        errors.Conflict,
+        errors.TaskExists,
+        errors.InvalidTransition,
+        errors.RevisionConflict,
+        errors.PayloadTooLarge,
+        errors.KeyReused,
+        errors.RateLimited,
+        errors.StoreUnavailable,
+        errors.ReleaseUnsupported,
+        errors.Draining,
+    )
+}
+# For answers without a code: the base of what each status can mean.
+_BY_STATUS: Final[dict[int, type[TaskcastError]]] = {
+    400: errors.BadRequest,
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.PayloadTooLarge,
+    422: errors.KeyReused,
+    429: errors.RateLimited,
+}
+
+
+class _Body(msgspec.Struct):
+    error: str
+    code: str = ""
+
+
+def error_of(status: int, body: bytes, task_id: str | None = None) -> TaskcastError:
+    """The error that an answer with this status and body stands for, to be raised by the caller."""
+    try:
+        told = msgspec.json.decode(body, type=_Body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        told = None
+    message = told.error if told is not None else f"The server answered with status {status}"
+    code = told.code if told is not None else ""
+    kind = _BY_CODE.get((status, code))
+    if kind is None and not code:
+        kind = _BY_STATUS.get(status)
+        if kind is errors.NotFound and told is not None and task_id is not None:
+            kind = TaskNotFound
+    if kind is None:
+        return ResponseError(message, status=status, code=code, body=body)
+    # Their constructors compose a message from parts that the server has put together already.
+    error = kind.__new__(kind, message)
+    if isinstance(error, TaskNotFound) and task_id is not None:
+        error.task_id = task_id
+    return error
+
+
+def decode(body: bytes, type_: type[T], *, status: int) -> T:
+    """The body of a good answer.
+
+    Raises:
+        ResponseError: it is not what such an answer holds (code ``bad_answer``).
+    """
+    try:
+        # An answer may wrap what was accepted at the limit once more.
+        value: T = jsontext.parse(body, type_, max_depth=jsontext.MAX_DEPTH + 2)
+    except BadRequest as error:
+        message = f"The server's answer can't be read: {error}"
+        raise ResponseError(message, status=status, code="bad_answer", body=body) from None
+    return value

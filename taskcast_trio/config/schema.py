@@ -1,0 +1,202 @@
+"""The configuration as types: every key, its default and its limits.
+
+The names of the wire (``camelCase``), of the environment and of the command line all derive from
+these fields (see :mod:`taskcast_trio.config.keys`). Times have their unit in the name.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from taskcast_trio.config.secret import Secret, SecretUrl
+
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+Ms: TypeAlias = Annotated[int, Meta(ge=1, le=31_536_000_000)]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=31_536_000)]
+SecondsOrZero: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
+Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
+LogLevel: TypeAlias = Literal["debug", "info", "warn", "error"]
+Storage: TypeAlias = Literal["memory", "redis", "sqlite"]
+
+
+class Section(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of every part of the configuration."""
+
+
+class Jwt(Section, frozen=True):
+    algorithm: Literal["HS256", "HS384", "HS512", "RS256", "ES256", "ES384", "ES512", "EdDSA"] = (
+        "HS256"
+    )
+    secret: Secret | None = None
+    public_key: Secret | None = None
+    """PEM. Hidden like a secret, since a private key pasted here by mistake would be one."""
+    public_key_file: str | None = None
+    issuer: str | None = None
+    audience: str | None = None
+
+
+class Auth(Section, frozen=True):
+    mode: Literal["none", "jwt", "custom"] = "none"
+    custom: str | None = None
+    """``module:callable``."""
+    stream_expiry_grace_seconds: SecondsOrZero = 60.0
+    jwt: Jwt = Jwt()
+
+
+class TrustedService(Section, frozen=True):
+    name: str
+    key: Secret
+    scope: tuple[str, ...] = ()
+    task_ids: tuple[str, ...] | Literal["*"] | None = None
+
+
+class WorkerDefaults(Section, frozen=True):
+    heartbeat_interval_ms: Ms = 30_000
+    heartbeat_timeout_ms: Ms | None = None
+    """None: three times the interval, at least 90000."""
+    offer_timeout_ms: Ms = 10_000
+    disconnect_policy: Literal["reassign", "mark", "fail"] = "reassign"
+    disconnect_grace_ms: Ms = 30_000
+    assign_mode: Literal["external", "pull", "ws-offer", "ws-race"] = "external"
+
+
+class Workers(Section, frozen=True):
+    enabled: bool = False
+    defaults: WorkerDefaults = WorkerDefaults()
+
+
+class BroadcastAdapter(Section, frozen=True):
+    provider: Literal["memory", "redis"] | None = None
+    url: SecretUrl | None = None
+
+
+class ShortTermAdapter(Section, frozen=True):
+    provider: Storage | None = None
+    url: SecretUrl | None = None
+    path: str | None = None
+
+
+class LongTermAdapter(Section, frozen=True):
+    provider: Literal["postgres"] | None = None
+    url: SecretUrl | None = None
+
+
+class Adapters(Section, frozen=True):
+    """The older way to name stores; loading folds it into storage, redis, postgres and dbPath."""
+
+    broadcast: BroadcastAdapter = BroadcastAdapter()
+    short_term_store: ShortTermAdapter = ShortTermAdapter()
+    long_term_store: LongTermAdapter = LongTermAdapter()
+
+
+class Redis(Section, frozen=True):
+    url: SecretUrl | None = None
+    prefix: str = "taskcast"
+
+
+class Postgres(Section, frozen=True):
+    url: SecretUrl | None = None
+    max_connections: Count = 10
+
+
+class StorageLifecycle(Section, frozen=True):
+    hot_retention_enabled: bool = False
+    hot_retention_terminal_seconds: Seconds = 86_400.0
+    hot_retention_idle_seconds: Seconds = 86_400.0
+    rehydrate_replay_events: Count = 1000
+    storage_lock_ttl_seconds: Seconds = 30.0
+    ttl_sweep_interval_seconds: Seconds = 60.0
+    ttl_sweep_batch_size: Count = 100
+
+
+class Cleanup(Section, frozen=True):
+    rules: tuple[dict[str, Any], ...] = ()
+
+
+class Retry(Section, frozen=True):
+    retries: Annotated[int, Meta(ge=0, le=100)] = 3
+    backoff: Literal["fixed", "linear", "exponential"] = "exponential"
+    initial_delay_ms: Ms = 1000
+    max_delay_ms: Ms = 30_000
+    timeout_ms: Ms = 5000
+
+
+class Webhook(Section, frozen=True):
+    default_retry: Retry = Retry()
+
+
+class Limits(Section, frozen=True):
+    body_bytes: Count = 1_048_576
+    import_bytes: Count = 67_108_864
+    batch_events: Count = 1000
+    json_depth: Annotated[int, Meta(ge=1, le=512)] = 128
+    connections: Count = 10_000
+
+
+class Sse(Section, frozen=True):
+    keepalive_seconds: Seconds = 15.0
+    retry_ms: Ms = 2000
+    global_keepalive_seconds: Seconds = 30.0
+    """Silence after which ``GET /events`` sends a keepalive."""
+
+
+class Server(Section, frozen=True):
+    write_timeout_seconds: Seconds = 30.0
+    header_timeout_seconds: Seconds = 10.0
+    keep_alive_timeout_seconds: Seconds = 10.0
+    grace_seconds: Seconds = 10.0
+    """How long a drain may take after SIGTERM."""
+    backlog: Count = 4096
+    http2: bool = False
+    """Over TLS only."""
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class Cors(Section, frozen=True):
+    origins: tuple[str, ...] = ()
+    """Empty: no CORS headers at all."""
+    credentials: bool = False
+    headers: tuple[str, ...] = ("authorization", "content-type", "last-event-id")
+
+
+class Fanout(Section, frozen=True):
+    channel_batches: Count = 64
+    """Committed batches that may wait for one subscriber before it falls back to replay."""
+
+
+class Config(Section, frozen=True):
+    """The whole configuration. ``Config()`` is a working default; ``repr`` shows no secret."""
+
+    port: Port = 3721
+    host: str | None = None
+    """None: see :attr:`listen_host`."""
+    log_level: LogLevel = "info"
+    storage: Storage = "memory"
+    db_path: str = "./taskcast.db"
+    admin_api: bool = False
+    admin_token: Secret | None = None
+    auto_migrate: bool = False
+    auth: Auth = Auth()
+    trusted_services: tuple[TrustedService, ...] = ()
+    workers: Workers = Workers()
+    adapters: Adapters = Adapters()
+    redis: Redis = Redis()
+    postgres: Postgres = Postgres()
+    storage_lifecycle: StorageLifecycle = StorageLifecycle()
+    cleanup: Cleanup = Cleanup()
+    webhook: Webhook = Webhook()
+    limits: Limits = Limits()
+    sse: Sse = Sse()
+    server: Server = Server()
+    cors: Cors = Cors()
+    fanout: Fanout = Fanout()
+
+    @property
+    def listen_host(self) -> str:
+        """``host``, or while none is given: loopback as long as callers need no token, else all."""
+        if self.host is not None:
+            return self.host
+        return "127.0.0.1" if self.auth.mode == "none" else "0.0.0.0"

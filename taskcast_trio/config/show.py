@@ -1,0 +1,44 @@
+"""The effective configuration as lines for a person, secrets hidden."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from taskcast_trio.config.keys import KEYS, fields_of
+from taskcast_trio.config.loader import Loaded
+from taskcast_trio.config.schema import Section
+from taskcast_trio.config.secret import Secret
+
+_QUOTED_FROM: Final = frozenset(" \t\r\n\"'#")
+
+
+def rows(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and source of every key that has a value, in the order of the types."""
+    for path in KEYS:
+        value = _look_up(loaded, path)
+        source = loaded.sources.get(path, "default")
+        if path == "host" and value is None:
+            value = loaded.config.listen_host
+        if value is not None:
+            yield path, render(value), source
+
+
+def render(value: Any) -> str:
+    """Write a value on one line; no :class:`Secret` in it is readable."""
+    if isinstance(value, Secret):
+        return str(value)
+    if isinstance(value, str) and value.isprintable() and value and not _QUOTED_FROM & set(value):
+        return value
+    return json.dumps(msgspec.to_builtins(value, enc_hook=str))
+
+
+def _look_up(loaded: Loaded, path: str) -> Any:
+    found: Any = loaded.config
+    for wire in path.split("."):
+        section: type[Section] = type(found)
+        found = getattr(found, fields_of(section)[wire][0])
+    return found

@@ -1,0 +1,99 @@
+"""A committed event as the log holds it and as subscribers share it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from .ids import event_id
+from .jsontext import one_line
+from .model import Draft, Envelope, Event
+
+_FIRST_FIELD: Final = len(b'{"filteredIndex":0,')
+_FRAME_HEAD: Final = b'event: taskcast.event\ndata: {"filteredIndex":'
+_BARE_HEAD: Final = b"event: taskcast.event\ndata: "
+
+
+class Entry:
+    """An event at its place in a log.
+
+    ``place`` is the index whose slot the event holds in stored order: its own, or, for a ``latest``
+    event that replaced another, that of the first one replaced. The SSE encoding is made once and
+    shared by every subscriber; only ``filteredIndex`` is each subscriber's own.
+    """
+
+    __slots__ = ("_bare", "_frame_tail", "event", "index", "level", "place", "type")
+
+    def __init__(self, event: Event, place: int) -> None:
+        self.event = event
+        self.place = place
+        self.index = event.index
+        self.type = event.type
+        self.level = event.level
+        self._frame_tail: bytes | None = None
+        self._bare: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.event.task_id}[{self.index}] {self.type}>"
+
+    @property
+    def id(self) -> str:
+        return self.event.id
+
+    def frame(self, filtered_index: int) -> bytes:
+        """The SSE block of the envelope (WHATWG HTML, server-sent events), blank line included."""
+        if self._frame_tail is None:
+            event = self.event
+            envelope = Envelope(
+                filtered_index=0,
+                raw_index=event.index,
+                event_id=event.id,
+                task_id=event.task_id,
+                type=event.type,
+                timestamp=event.timestamp,
+                level=event.level,
+                data=event.data,
+                series_id=event.series_id,
+                series_mode=event.series_mode,
+                series_acc_field=event.series_acc_field,
+                series_snapshot=event.series_snapshot,
+            )
+            encoded = one_line(msgspec.json.encode(envelope))[_FIRST_FIELD - 1 :]
+            self._frame_tail = encoded + self._id_line()
+        return b"%b%d%b" % (_FRAME_HEAD, filtered_index, self._frame_tail)
+
+    def bare_frame(self) -> bytes:
+        """The SSE block of the stored event (``wrap=false``)."""
+        if self._bare is None:
+            self._bare = _BARE_HEAD + one_line(msgspec.json.encode(self.event)) + self._id_line()
+        return self._bare
+
+    def _id_line(self) -> bytes:
+        return b"\nid: %b\n\n" % sse_id(self.event.id)
+
+
+def sse_id(text: str) -> bytes:
+    """An id as a field value: line breaks and NUL (imported ids may hold them) would end or void
+    the field.
+    """
+    return text.translate({0x0A: " ", 0x0D: " ", 0x00: " "}).encode()
+
+
+def commit(draft: Draft, *, task_id: str, epoch: str, index: int, place: int, now_ms: int) -> Entry:
+    """What ``draft`` becomes at ``index`` of the log ``epoch``."""
+    return Entry(
+        Event(
+            id=event_id(now_ms, epoch, index),
+            task_id=task_id,
+            index=index,
+            timestamp=now_ms,
+            type=draft.type,
+            level=draft.level,
+            data=draft.data,
+            series_id=draft.series_id,
+            series_mode=draft.series_mode,
+            series_acc_field=draft.series_acc_field,
+        ),
+        place,
+    )

@@ -1,0 +1,165 @@
+"""The error tree of taskcast_trio.
+
+Every error that a caller can meet is a :class:`TaskcastError`::
+
+    TaskcastError
+      BadRequest                  400 bad_request          the request is wrong as it stands
+        TaskEnded                 400 task_ended           publish to a task that is terminal
+        NotBlocked                400 not_blocked          resolve of a task that is not blocked
+      Unauthorized                401 unauthorized
+      Forbidden                   403 forbidden
+      NotFound                    404 not_found
+        TaskNotFound              404 task_not_found
+        RequestNotFound           404 request_not_found    no blocked request to answer
+        WorkerNotFound            404 worker_not_found
+      Conflict                    409 conflict
+        TaskExists                409 task_exists
+        InvalidTransition         409 invalid_transition
+        RevisionConflict          409 revision_conflict    lost a race; reading again may help
+      PayloadTooLarge             413 payload_too_large
+      KeyReused                   422 idempotency_key_reused
+      RateLimited                 429 rate_limited
+      StoreUnavailable            503 store_unavailable
+      ReleaseUnsupported          503 storage_release_unsupported
+      Draining                    503 draining
+
+``status`` is the HTTP status that the server answers with, ``code`` a stable machine-readable
+word, and ``retryable`` says whether the same call may succeed later.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TaskcastError(Exception):
+    """Base of all errors of this package; ``str(error)`` is safe to show to the caller."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = False
+
+
+class BadRequest(TaskcastError):
+    status = 400
+    code = "bad_request"
+
+
+class TaskEnded(BadRequest):
+    code = "task_ended"
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} has ended ({status}): it takes no more events")
+
+
+class NotBlocked(BadRequest):
+    code = "not_blocked"
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} is {status}, not blocked")
+
+
+class Unauthorized(TaskcastError):
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(TaskcastError):
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(TaskcastError):
+    status = 404
+    code = "not_found"
+
+
+class TaskNotFound(NotFound):
+    code = "task_not_found"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task not found: {task_id}")
+        self.task_id = task_id
+
+
+class RequestNotFound(NotFound):
+    code = "request_not_found"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} has no blocked request")
+
+
+class WorkerNotFound(NotFound):
+    code = "worker_not_found"
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"Worker not found: {worker_id}")
+
+
+class Conflict(TaskcastError):
+    status = 409
+    code = "conflict"
+
+
+class TaskExists(Conflict):
+    code = "task_exists"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task already exists: {task_id}")
+
+
+class InvalidTransition(Conflict):
+    code = "invalid_transition"
+
+    def __init__(self, task_id: str, source: str, target: str) -> None:
+        super().__init__(f"Task {task_id} cannot go from {source} to {target}")
+
+
+class RevisionConflict(Conflict):
+    """The task changed between the read and the write; read it again and decide anew."""
+
+    code = "revision_conflict"
+    retryable = True
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} changed meanwhile")
+
+
+class PayloadTooLarge(TaskcastError):
+    status = 413
+    code = "payload_too_large"
+
+
+class KeyReused(TaskcastError):
+    """An ``Idempotency-Key`` came back with another request (IETF httpapi draft, section 2.7)."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"This Idempotency-Key was used for another request on task {task_id}")
+
+
+class RateLimited(TaskcastError):
+    status = 429
+    code = "rate_limited"
+    retryable = True
+
+
+class StoreUnavailable(TaskcastError):
+    status = 503
+    code = "store_unavailable"
+    retryable = True
+
+
+class ReleaseUnsupported(TaskcastError):
+    status = 503
+    code = "storage_release_unsupported"
+
+
+class Draining(TaskcastError):
+    """The server is shutting down and takes no new work."""
+
+    status = 503
+    code = "draining"
+    retryable = True

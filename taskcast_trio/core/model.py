@@ -1,0 +1,260 @@
+"""The wire shapes: one definition each for requests, answers, storage and the OpenAPI page.
+
+Times are Unix ms. A field that is absent is ``UNSET``; JSON ``null`` is never the same as absent.
+Values that are the caller's own are :class:`msgspec.Raw`, the JSON text as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+Status: TypeAlias = Literal[
+    "pending",
+    "assigned",
+    "running",
+    "paused",
+    "blocked",
+    "completed",
+    "failed",
+    "timeout",
+    "cancelled",
+]
+Level: TypeAlias = Literal["debug", "info", "warn", "error"]
+SeriesMode: TypeAlias = Literal["keep-all", "accumulate", "latest"]
+AssignMode: TypeAlias = Literal["external", "pull", "ws-offer", "ws-race"]
+DisconnectPolicy: TypeAlias = Literal["reassign", "mark", "fail"]
+
+TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "timeout", "cancelled"})
+
+STATUS_EVENT: Final = "taskcast:status"
+BLOCKED_EVENT: Final = "taskcast:blocked"
+RESOLVED_EVENT: Final = "taskcast:resolved"
+
+
+class Wire(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Base of every wire shape: camelCase, unknown fields dropped, absent ones left out."""
+
+
+class TaskError(Wire, frozen=True, kw_only=True):
+    message: str
+    code: str | UnsetType = UNSET
+    details: Raw | UnsetType = UNSET
+
+
+class BlockedRequest(Wire, frozen=True, kw_only=True):
+    """What a blocked task waits to be told."""
+
+    type: str
+    data: Raw | UnsetType = UNSET
+
+
+class Cleanup(Wire, frozen=True, kw_only=True):
+    rules: list[Raw]
+
+
+class Task(Wire, frozen=True, kw_only=True):
+    """A task as it is stored and answered."""
+
+    id: str
+    status: Status
+    created_at: int
+    updated_at: int
+    type: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+    ttl: int | UnsetType = UNSET
+    webhooks: list[Raw] | UnsetType = UNSET
+    cleanup: Cleanup | UnsetType = UNSET
+    auth_config: Raw | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    assign_mode: AssignMode | UnsetType = UNSET
+    cost: int | UnsetType = UNSET
+    disconnect_policy: DisconnectPolicy | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: TaskError | UnsetType = UNSET
+    completed_at: int | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    resume_at: int | UnsetType = UNSET
+    blocked_request: BlockedRequest | UnsetType = UNSET
+    assigned_worker: str | UnsetType = UNSET
+
+    @property
+    def terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+class TaskView(Task, frozen=True, kw_only=True):
+    """A task as reads answer it: with its audience."""
+
+    hot: bool
+    subscriber_count: int
+
+
+class Event(Wire, frozen=True, kw_only=True):
+    """An event as it is stored: ``index`` counts per task from 0 without gaps."""
+
+    id: str
+    task_id: str
+    index: int
+    timestamp: int
+    type: str
+    level: Level
+    data: Raw | UnsetType = UNSET
+    series_id: str | UnsetType = UNSET
+    series_mode: SeriesMode | UnsetType = UNSET
+    series_acc_field: str | UnsetType = UNSET
+    series_snapshot: bool | UnsetType = UNSET
+
+
+class Envelope(Wire, frozen=True, kw_only=True):
+    """An event as streams send it, with its place among the events that pass the subscriber's
+    filter.
+    """
+
+    filtered_index: int
+    raw_index: int
+    event_id: str
+    task_id: str
+    type: str
+    timestamp: int
+    level: Level
+    data: Raw | UnsetType = UNSET
+    series_id: str | UnsetType = UNSET
+    series_mode: SeriesMode | UnsetType = UNSET
+    series_acc_field: str | UnsetType = UNSET
+    series_snapshot: bool | UnsetType = UNSET
+
+
+class Draft(Wire, frozen=True, kw_only=True):
+    """An event before the log gives it an id, an index and a time: the body of a publish."""
+
+    type: str
+    level: Level
+    data: Raw | UnsetType = UNSET
+    series_id: str | UnsetType = UNSET
+    series_mode: SeriesMode | UnsetType = UNSET
+    series_acc_field: str | UnsetType = UNSET
+
+
+class CreateTask(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /tasks``. ``ttl`` is in seconds."""
+
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+    ttl: float | UnsetType = UNSET
+    webhooks: list[Raw] | UnsetType = UNSET
+    cleanup: Cleanup | UnsetType = UNSET
+    auth_config: Raw | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    assign_mode: AssignMode | UnsetType = UNSET
+    cost: float | UnsetType = UNSET
+    disconnect_policy: DisconnectPolicy | UnsetType = UNSET
+
+
+class Transition(Wire, frozen=True, kw_only=True):
+    """The body of ``PATCH /tasks/{id}/status``. ``ttl`` is in seconds."""
+
+    status: Status
+    result: Raw | UnsetType = UNSET
+    error: TaskError | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    ttl: float | UnsetType = UNSET
+    resume_after_ms: float | UnsetType = UNSET
+    blocked_request: BlockedRequest | UnsetType = UNSET
+
+
+class Resolve(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /tasks/{id}/resolve``."""
+
+    data: Raw | UnsetType = UNSET
+
+
+class StorageRelease(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /tasks/{id}/storage/release``."""
+
+    expected_last_event_index: float
+    inactive_since: float
+
+
+class ArchivedTask(Wire, frozen=True, kw_only=True):
+    """A task inside an archive; numbers may be written as floats."""
+
+    id: str
+    status: Status
+    created_at: float
+    updated_at: float
+    type: str | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+    metadata: Raw | UnsetType = UNSET
+    ttl: float | UnsetType = UNSET
+    webhooks: list[Raw] | UnsetType = UNSET
+    cleanup: Cleanup | UnsetType = UNSET
+    auth_config: Raw | UnsetType = UNSET
+    tags: list[str] | UnsetType = UNSET
+    assign_mode: AssignMode | UnsetType = UNSET
+    cost: float | UnsetType = UNSET
+    disconnect_policy: DisconnectPolicy | UnsetType = UNSET
+    result: Raw | UnsetType = UNSET
+    error: TaskError | UnsetType = UNSET
+    completed_at: float | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    resume_at: float | UnsetType = UNSET
+    blocked_request: BlockedRequest | UnsetType = UNSET
+    assigned_worker: str | UnsetType = UNSET
+
+
+class ArchivedEvent(Wire, frozen=True, kw_only=True):
+    """An event inside an archive. ``noData`` marks one that was published without data."""
+
+    id: str
+    task_id: str
+    index: float
+    timestamp: float
+    type: str
+    level: Level
+    data: Raw | UnsetType = UNSET
+    no_data: bool = False
+    series_id: str | UnsetType = UNSET
+    series_mode: SeriesMode | UnsetType = UNSET
+    series_acc_field: str | UnsetType = UNSET
+    series_snapshot: bool | UnsetType = UNSET
+
+
+class Archive(Wire, frozen=True, kw_only=True):
+    """A task with its events, as export gives it."""
+
+    schema: Literal["taskcast.taskArchive"]
+    version: Literal[1]
+    exported_at: int
+    task: Task
+    events: list[ArchivedEvent]
+
+
+class ImportArchive(Wire, frozen=True, kw_only=True):
+    """A task with its events, as import takes it."""
+
+    schema: Literal["taskcast.taskArchive"]
+    version: Literal[1]
+    exported_at: float
+    task: ArchivedTask
+    events: list[ArchivedEvent]
+
+
+class ImportTask(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /tasks/import``."""
+
+    archive: ImportArchive
+    overwrite: bool = False
+
+
+class Imported(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """The answer of ``POST /tasks/import``."""
+
+    ok: bool
+    task_id: str
+    event_count: int
+    overwritten: bool

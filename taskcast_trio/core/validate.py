@@ -1,0 +1,75 @@
+"""What the shapes alone can't say of a request: ids, control characters, whole numbers, objects."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from msgspec import UNSET
+
+from .errors import BadRequest
+from .machine import expect_object, whole
+from .model import CreateTask, Draft, StorageRelease
+
+MAX_ID_CHARACTERS = 1024
+MAX_KEY_CHARACTERS = 255
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _no_control_characters(text: str, where: str) -> None:
+    found = _CONTROL.search(text)
+    if found:
+        raise BadRequest(f"Control character U+{ord(found[0]):04X} - at `${where}`")
+
+
+def task_id(text: str, where: str = "id") -> None:
+    """Refuse (BadRequest) an id that no path could name: empty, too long, or with control
+    characters.
+    """
+    if not text:
+        raise BadRequest(f"Expected an id that is not empty - at `$.{where}`")
+    if len(text) > MAX_ID_CHARACTERS:
+        raise BadRequest(f"Expected at most {MAX_ID_CHARACTERS} characters - at `$.{where}`")
+    _no_control_characters(text, f".{where}")
+
+
+def idempotency_key(text: str) -> str:
+    """The key, if it is one: 1 to 255 printable ASCII characters; else BadRequest."""
+    if not 0 < len(text) <= MAX_KEY_CHARACTERS or not text.isascii() or not text.isprintable():
+        raise BadRequest(
+            f"Idempotency-Key must be 1 to {MAX_KEY_CHARACTERS} printable ASCII characters"
+        )
+    return text
+
+
+def new_task(request: CreateTask) -> dict[str, Any]:
+    """The fields of the task that ``request`` asks for; BadRequest where one is wrong."""
+    fields = {name: getattr(request, name) for name in CreateTask.__struct_fields__}
+    if request.id is not UNSET:
+        task_id(request.id)
+    expect_object(request.params, "params")
+    expect_object(request.metadata, "metadata")
+    expect_object(request.auth_config, "authConfig")
+    fields["ttl"] = whole(request.ttl, "ttl")
+    fields["cost"] = whole(request.cost, "cost")
+    return fields
+
+
+def draft(event: Draft, number: int) -> None:
+    """Refuse (BadRequest) an event that would break the lines of a stream or of a log."""
+    if event.type.isascii() and event.type.isprintable() and not event.series_id:
+        return
+    _no_control_characters(event.type, f"[{number}].type")
+    if event.series_id is not UNSET:
+        _no_control_characters(event.series_id, f"[{number}].seriesId")
+
+
+def storage_release(request: StorageRelease) -> None:
+    """Refuse (BadRequest) numbers that are not whole or too small."""
+    for value, least, name in (
+        (request.expected_last_event_index, -1, "expectedLastEventIndex"),
+        (request.inactive_since, 0, "inactiveSince"),
+    ):
+        if value < least or value != value // 1:
+            raise BadRequest(f"Expected a whole number of at least {least} - at `$.{name}`")

@@ -1,0 +1,379 @@
+"""The task engine: everything a program can do with tasks, without HTTP.
+
+Every change is one atomic step of the store. Cancelling a call leaves the change done or not done.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from taskcast_trio.core import machine, validate
+from taskcast_trio.core.archive import restore
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import (
+    NotBlocked,
+    ReleaseUnsupported,
+    RequestNotFound,
+    RevisionConflict,
+    TaskNotFound,
+)
+from taskcast_trio.core.ids import new_epoch, ulid
+from taskcast_trio.core.model import (
+    BlockedRequest,
+    CreateTask,
+    Draft,
+    Imported,
+    ImportTask,
+    StorageRelease,
+    Task,
+    TaskView,
+    Transition,
+)
+from taskcast_trio.storage.protocols import (
+    Commit,
+    Idempotency,
+    ShortTermStore,
+    Snapshot,
+    TaskRecord,
+)
+
+from .fanout import Fanout
+from .follow_all import FollowAll, FollowAllOptions
+from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
+from .metrics import Metrics
+from .subscription import Follow, Subscription, resolve_cursor
+
+
+def wall_clock_ms() -> int:
+    """The time of day: Unix ms."""
+    return time.time_ns() // 1_000_000
+
+
+class TaskEngine:
+    """Tasks and their logs. Made by ``open_runtime`` or ``open_engine``, which own what runs beside
+    it.
+    """
+
+    def __init__(
+        self,
+        store: ShortTermStore,
+        fanout: Fanout,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], int] = wall_clock_ms,
+        noise: Callable[[int], int] = secrets.randbits,
+    ) -> None:
+        self.store = store
+        self.fanout = fanout
+        self.metrics = metrics
+        self.clock = clock
+        self._noise = noise
+
+    async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
+        """Create a task, ``pending``, with an empty log.
+
+        ``key`` is an idempotency key: with the same key the first answer comes back and nothing is
+        stored.
+
+        Raises:
+            BadRequest: the request is wrong in itself.
+            TaskExists: the id is taken.
+            KeyReused: the key came with another request before.
+        """
+        request = request or CreateTask()
+        fields = validate.new_task(request)
+        now_ms = self.clock()
+        idempotency = _idempotency("create", key, request)
+        if fields["id"] is UNSET:
+            fields["id"] = self._task_id(now_ms, key)
+        task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
+        commit = await self.store.create(
+            task, epoch=new_epoch(self._noise(40)), now_ms=now_ms, idempotency=idempotency
+        )
+        if not commit.repeated:
+            self.metrics.tasks_created.inc()
+        return commit.record.task
+
+    def _task_id(self, now_ms: int, key: str | None) -> str:
+        if key is None:
+            return ulid(now_ms, self._noise(80))
+        # The repeat must meet the first one, in whichever part of the store that is: so the key
+        # decides the id.
+        digest = int.from_bytes(blake2b(key.encode(), digest_size=16).digest())
+        return ulid(digest >> 80, digest)
+
+    async def record(self, task_id: str) -> TaskRecord:
+        """The task with its place in the store.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        record = await self.store.get(task_id)
+        if record is None:
+            raise TaskNotFound(task_id)
+        return record
+
+    async def get(self, task_id: str) -> TaskView:
+        """The task with its audience.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        return self._view((await self.record(task_id)).task)
+
+    def _view(self, task: Task) -> TaskView:
+        count = self.fanout.subscribers(task.id)
+        fields = {name: getattr(task, name) for name in Task.__struct_fields__}
+        return TaskView(**fields, hot=count > 0, subscriber_count=count)
+
+    async def list_tasks(
+        self,
+        *,
+        statuses: frozenset[str] | None = None,
+        type_: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[TaskView]:
+        """Tasks in order of creation; ``after`` is the id of the last one of the page before.
+
+        Raises:
+            BadRequest: there is no task ``after``.
+        """
+        records = await self.store.list_tasks(
+            statuses=statuses, type_=type_, after=after, limit=limit
+        )
+        return [self._view(record.task) for record in records]
+
+    async def transition(self, task_id: str, change: Transition, *, key: str | None = None) -> Task:
+        """Move the task to another status, and append the events that tell of it.
+
+        Raises:
+            BadRequest: the change is wrong in itself.
+            TaskNotFound: there is no such task.
+            InvalidTransition: there is no way from its status to the one asked for.
+            KeyReused: the key came with another request before.
+        """
+        machine.check_transition(change)
+        idempotency = _idempotency("transition", key, change)
+        return await self._move(
+            task_id, lambda task, now_ms: machine.transition(task, change, now_ms), idempotency
+        )
+
+    async def blocked(self, task_id: str) -> Task:
+        """The task, which waits to be answered.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            NotBlocked: there is nothing to answer.
+        """
+        task = (await self.record(task_id)).task
+        if task.status != "blocked":
+            raise NotBlocked(task_id, task.status)
+        return task
+
+    async def resolve(self, task_id: str, data: Raw | UnsetType) -> Task:
+        """Answer a blocked task: it goes on running, with the answer as its result.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            NotBlocked: there is nothing to answer.
+        """
+        return await self._move(
+            task_id,
+            lambda task, now_ms: machine.transition(task, machine.resolution(task, data), now_ms),
+            None,
+        )
+
+    async def _move(
+        self,
+        task_id: str,
+        decide: Callable[[Task, int], tuple[Task, list[Draft]]],
+        idempotency: Idempotency | None,
+    ) -> Task:
+        """Decide on the task as it is, and store that if it still is so; else decide anew.
+
+        A lost race means that another change won, so this ends: the log moves on with each round.
+        """
+        while True:
+            record = await self.record(task_id)
+            now_ms = self.clock()
+            if idempotency is not None:
+                answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
+                if answer is not None:
+                    return answer.record.task
+            task, drafts = decide(record.task, now_ms)
+            try:
+                commit = await self.store.transition(
+                    task,
+                    drafts,
+                    revision=record.revision,
+                    epoch=record.epoch,
+                    now_ms=now_ms,
+                    idempotency=idempotency,
+                )
+            except RevisionConflict:
+                continue
+            self._count(commit)
+            return commit.record.task
+
+    def _count(self, commit: Commit) -> None:
+        if not commit.repeated:
+            self.metrics.transitions.labels(commit.record.task.status).inc()
+            self.metrics.events.inc(len(commit.entries))
+
+    async def blocked_request(self, task_id: str) -> BlockedRequest:
+        """What the task waits to be told.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            RequestNotFound: it is not blocked, or blocked without a request.
+        """
+        task = (await self.record(task_id)).task
+        if task.status != "blocked" or task.blocked_request is UNSET:
+            raise RequestNotFound(task_id)
+        return task.blocked_request
+
+    async def publish(
+        self, task_id: str, drafts: Sequence[Draft], *, key: str | None = None
+    ) -> Sequence[Entry]:
+        """Append events to the task's log, all or none, and fan them out.
+
+        Raises:
+            BadRequest: a draft is wrong in itself; nothing is stored.
+            TaskNotFound: there is no such task.
+            TaskEnded: the task is terminal.
+            KeyReused: the key came with another request before.
+        """
+        for number, draft in enumerate(drafts):
+            validate.draft(draft, number)
+        commit = await self.store.append(
+            task_id,
+            drafts,
+            now_ms=self.clock(),
+            idempotency=_idempotency("publish", key, drafts),
+        )
+        if not commit.repeated:
+            self.metrics.events.inc(len(commit.entries))
+        return commit.entries
+
+    def subscribe(self, task_id: str, follow: Follow | None = None) -> Subscription:
+        """Follow a task: ``async with engine.subscribe(task_id) as subscription``.
+
+        The task may be unknown: the subscription then ends at once with ``Done("deleted")``.
+        """
+        return Subscription(
+            task_id,
+            follow or Follow(),
+            store=self.store,
+            fanout=self.fanout,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+
+    def follow_all(self, options: FollowAllOptions | None = None) -> FollowAll:
+        """Follow every task that is created from now on: ``async with engine.follow_all() as
+        events``.
+        """
+        return FollowAll(
+            options or FollowAllOptions(),
+            store=self.store,
+            fanout=self.fanout,
+            metrics=self.metrics,
+        )
+
+    async def finished(self, task_id: str, follow: Follow) -> str | None:
+        """The terminal status of a task of which ``follow`` has seen everything already; else None.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        record = await self.record(task_id)
+        if follow.last_event_id is None or not record.task.terminal:
+            return None
+        after = await resolve_cursor(self.store, record, follow.last_event_id)
+        if after is None:
+            return None
+        more = True
+        while more:
+            page = await self.store.read(task_id, after=after, limit=PAGE_EVENTS)
+            for entry in page.entries:
+                if follow.filter.matches(entry.type, entry.level):
+                    return None
+                after = entry.index
+            more = page.more
+        return record.task.status
+
+    async def history(self, task_id: str, query: HistoryQuery | None = None) -> History:
+        """The stored events, to be iterated page by page; the log is never built whole.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        return await History.open(self.store, task_id, query or HistoryQuery())
+
+    async def snapshot(self, task_id: str) -> Snapshot:
+        """The running value of every series, and the index up to which they are.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        return await self.store.snapshot(task_id)
+
+    async def archive(self, task_id: str) -> AsyncIterator[bytes]:
+        """The task and its events as one JSON document, in parts.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        return await read_archive(self.store, task_id, exported_at_ms=self.clock())
+
+    async def import_task(self, request: ImportTask) -> Imported:
+        """Store a task and its events as an archive has them, times included.
+
+        Raises:
+            BadRequest: the archive breaks a rule of the format.
+            TaskExists: the id is taken, and ``overwrite`` is not set.
+        """
+        task, events = restore(request.archive)
+        validate.task_id(task.id, "archive.task.id")
+        commit = await self.store.import_task(
+            task, events, epoch=new_epoch(self._noise(40)), overwrite=request.overwrite
+        )
+        return Imported(
+            ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
+        )
+
+    async def delete(self, task_id: str) -> None:
+        """Remove the task and everything that belongs to it; its subscribers are told ``deleted``.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+        if not await self.store.delete(task_id):
+            raise TaskNotFound(task_id)
+
+    async def release_storage(self, task_id: str, request: StorageRelease) -> None:
+        """Move the task to a colder store tier.
+
+        Raises:
+            BadRequest: the request is wrong in itself.
+            TaskNotFound: there is no such task.
+            ReleaseUnsupported: the store has no colder tier.
+        """
+        validate.storage_release(request)
+        await self.record(task_id)
+        raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _idempotency(step: str, key: str | None, request: Any) -> Idempotency | None:
+    if key is None:
+        return None
+    fingerprint = blake2b(msgspec.json.encode(request), digest_size=16).digest()
+    return Idempotency(f"{step}:{key}", fingerprint)

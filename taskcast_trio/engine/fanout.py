@@ -1,0 +1,124 @@
+"""Fan-out: from one commit to the inbox of every local subscriber, waiting for none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import trio
+
+from taskcast_trio.core.errors import Draining
+from taskcast_trio.storage.protocols import Commit
+
+from .metrics import Metrics
+
+DEFAULT_INBOX_COMMITS = 64
+
+
+class Inbox:
+    """One subscriber's bounded queue of commits.
+
+    When it is full, or announcements may have been lost, it is cut: what is queued can still be
+    taken, then :meth:`take` says so, and the cursor that owns the inbox reads its log instead.
+    """
+
+    __slots__ = ("_receive", "_send")
+
+    def __init__(self, capacity: int) -> None:
+        self._send, self._receive = trio.open_memory_channel[Commit](capacity)
+
+    def put(self, commit: Commit) -> bool:
+        """Queue the commit; False where that cut the inbox (or it was cut already)."""
+        try:
+            self._send.send_nowait(commit)
+        except trio.WouldBlock:
+            self._send.close()
+            return False
+        except trio.ClosedResourceError:
+            return False
+        return True
+
+    def cut(self) -> None:
+        self._send.close()
+
+    async def take(self) -> list[Commit]:
+        """Wait for commits and take all that are queued; an empty list once the inbox is cut and
+        drained.
+
+        Cancellation takes nothing.
+        """
+        try:
+            commits = [await self._receive.receive()]
+        except trio.EndOfChannel:
+            return []
+        try:
+            while True:
+                commits.append(self._receive.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return commits
+
+    def close(self) -> None:
+        self._send.close()
+        self._receive.close()
+
+
+class Fanout:
+    """Knows the inboxes of this process: those of one task, and those that follow all."""
+
+    def __init__(self, metrics: Metrics, *, inbox_commits: int = DEFAULT_INBOX_COMMITS) -> None:
+        self._metrics = metrics
+        self._inbox_commits = inbox_commits
+        self._by_task: defaultdict[str, dict[Inbox, None]] = defaultdict(dict)
+        self._global: dict[Inbox, None] = {}
+        self._closed = False
+
+    def attach(self, task_id: str | None) -> Inbox:
+        """A new inbox for one task, or for all of them; every later commit goes into it.
+
+        Raises:
+            Draining: the fan-out is closed.
+        """
+        if self._closed:
+            raise Draining("The server is shutting down: reconnect to follow on")
+        inbox = Inbox(self._inbox_commits)
+        if task_id is None:
+            self._global[inbox] = None
+        else:
+            self._by_task[task_id][inbox] = None
+        return inbox
+
+    def detach(self, task_id: str | None, inbox: Inbox) -> None:
+        """Forget the inbox and close it. Never waits."""
+        inbox.close()
+        if task_id is None:
+            self._global.pop(inbox, None)
+            return
+        inboxes = self._by_task.get(task_id)
+        if inboxes is not None:
+            inboxes.pop(inbox, None)
+            if not inboxes:
+                del self._by_task[task_id]
+
+    def subscribers(self, task_id: str) -> int:
+        """How many inboxes follow this task (those that follow every task do not count)."""
+        return len(self._by_task.get(task_id, ()))
+
+    def committed(self, commit: Commit) -> None:
+        inboxes = self._by_task.get(commit.record.task.id)
+        for inbox in inboxes or ():
+            if not inbox.put(commit):
+                self._metrics.lagged.inc()
+        for inbox in self._global:
+            if not inbox.put(commit):
+                self._metrics.lagged.inc()
+
+    def close(self) -> None:
+        """Cut every inbox and take no more; their owners get ``Draining``."""
+        self._closed = True
+        self.interrupted()
+
+    def interrupted(self) -> None:
+        for inboxes in self._by_task.values():
+            for inbox in inboxes:
+                inbox.cut()
+        for inbox in self._global:
+            inbox.cut()

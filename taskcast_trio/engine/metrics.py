@@ -1,0 +1,49 @@
+"""What is counted, for ``/metrics`` (Prometheus text format). One registry per runtime, nothing
+global.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """The instruments of one runtime. Names carry their unit; labels are few and bounded."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.tasks_created = Counter(
+            "taskcast_tasks_created", "Tasks created", registry=self.registry
+        )
+        self.transitions = Counter(
+            "taskcast_transitions", "Status changes of tasks", ["status"], registry=self.registry
+        )
+        self.events = Counter("taskcast_events", "Events committed", registry=self.registry)
+        self.tasks = Gauge(
+            "taskcast_tasks", "Tasks in the short-term store", registry=self.registry
+        )
+        self.subscribers = Gauge(
+            "taskcast_subscribers", "Open subscriptions", ["kind"], registry=self.registry
+        )
+        self.lagged = Counter(
+            "taskcast_subscribers_lagged",
+            "Commits that met a full inbox; the subscriber reads the store instead",
+            registry=self.registry,
+        )
+        self.gaps = Counter(
+            "taskcast_gaps", "Gaps told to subscribers", ["reason"], registry=self.registry
+        )
+        self.deliver_seconds = Histogram(
+            "taskcast_publish_to_deliver_seconds",
+            "From an event's timestamp to its hand-over to a live subscriber",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "taskcast_http_requests",
+            "HTTP requests answered",
+            ["method", "status"],
+            registry=self.registry,
+        )
+        for kind in ("task", "global"):
+            self.subscribers.labels(kind)

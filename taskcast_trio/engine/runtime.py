@@ -1,0 +1,72 @@
+"""The runtime: opens the store, owns every background task in one nursery, and surfaces their
+crashes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from taskcast_trio.config import Config
+from taskcast_trio.storage.memory import MemoryBackend
+from taskcast_trio.storage.protocols import Backend
+
+from .engine import TaskEngine, wall_clock_ms
+from .fanout import Fanout
+from .metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What a server needs, for as long as ``open_runtime`` is open.
+
+    Setting ``drain`` begins the shutdown: readiness fails, subscriptions end, new work is refused.
+    """
+
+    config: Config
+    engine: TaskEngine
+    backend: Backend
+    metrics: Metrics
+    drain: trio.Event
+    started_ms: int
+
+
+@asynccontextmanager
+async def open_runtime(
+    config: Config | None = None,
+    *,
+    clock: Callable[[], int] = wall_clock_ms,
+    noise: Callable[[int], int] = secrets.randbits,
+) -> AsyncIterator[Runtime]:
+    """Open a runtime; leaving the context ends its background tasks and closes its store.
+
+    ``clock`` gives Unix ms, ``noise(n)`` n random bits. A crash of a background task cancels the
+    body and is raised from here. Cancelling the body is the ordinary way to end it early.
+    """
+    config = config or Config()
+    backend = MemoryBackend()
+    metrics = Metrics()
+    fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+    engine = TaskEngine(backend.store, fanout, metrics, clock=clock, noise=noise)
+    drain = trio.Event()
+    async with trio.open_nursery(strict_exception_groups=True) as services:
+        await services.start(backend.broadcast.run, fanout, name="broadcast listener")
+        services.start_soon(_close_on_drain, drain, fanout, name="drain")
+        yield Runtime(config, engine, backend, metrics, drain, clock())
+        services.cancel_scope.cancel()
+
+
+async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:
+    await drain.wait()
+    fanout.close()
+
+
+@asynccontextmanager
+async def open_engine(config: Config | None = None) -> AsyncIterator[TaskEngine]:
+    """A task engine without HTTP, open as long as the context."""
+    async with open_runtime(config) as runtime:
+        yield runtime.engine

@@ -1,0 +1,399 @@
+"""A subscription: a cursor that follows one task's log.
+
+It attaches to the fan-out first, then replays from the store, then takes what is live; whenever it
+sees a gap or falls behind, it replays again from where it stands. So each matching event comes
+exactly once and in order, whatever happens between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self, TypeAlias
+
+import trio
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import TaskNotFound
+from taskcast_trio.core.filter import EventFilter
+from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.series import (
+    SeriesValue,
+    SeriesValues,
+    accumulates,
+    as_snapshot,
+    fold,
+    series_of,
+)
+from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord
+
+from .fanout import Fanout
+from .history import PAGE_EVENTS, PASS_ALL
+from .metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An event that passed the filter; ``filtered_index`` counts those, from 0."""
+
+    entry: Entry
+    filtered_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What was before can't be continued; the events from raw index ``replayed_from`` on follow
+    anew.
+    """
+
+    reason: Literal["unknown_cursor", "log_replaced"]
+    replayed_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``."""
+
+    reason: str
+
+
+Item: TypeAlias = Delivery | Gap | Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Follow:
+    """How to follow a task.
+
+    ``last_event_id`` is a cursor in the log and resumes exactly after it; an unknown one is told by
+    a ``Gap``. The ``since_*`` cursors are those of the wire contract: ``since_id`` and
+    ``since_timestamp`` (ms) cut the stored order, ``since_index`` skips by filtered index, and
+    ``limit`` keeps the oldest of the replay only. ``resumed`` says that any of them was given, even
+    an unusable one: then series are not collapsed.
+    """
+
+    filter: EventFilter = PASS_ALL
+    last_event_id: str | None = None
+    since_id: str | None = None
+    since_index: float | None = None
+    since_timestamp: float | None = None
+    resumed: bool = False
+    limit: int | None = None
+    accumulated: bool = False
+
+
+@dataclass(slots=True)
+class _Replay:
+    """A replay in stored order, up to ``high_water``.
+
+    ``values`` are those of every series there, ``collapse`` says that an accumulate series is sent
+    as its value.
+    """
+
+    high_water: int
+    values: dict[str, Entry]
+    collapse: bool
+    after_place: int = -1
+    cut_place: int = -1
+    left: int | None = None
+    collapsed: set[str] = field(default_factory=set)
+
+    def value_of(self, entry: Entry) -> Entry | None:
+        """The value that stands for this piece; None where it stands for itself."""
+        series = series_of(entry.event)
+        if not self.collapse or series is None or not accumulates(entry.event):
+            return None
+        value = self.values.get(series)
+        return value if value is not None and accumulates(value.event) else None
+
+    def replaced_value(self, later: Entry) -> Entry | None:
+        """The value whose newest piece stood where a ``latest`` event from beyond the high-water
+        mark stands now: the pieces before it have nothing else to stand for them.
+        """
+        value = self.values.get(series_of(later.event) or "")
+        if value is None or value.place != later.place:
+            return None
+        return self.value_of(value)
+
+
+class Subscription:
+    """Follow one task; made by ``TaskEngine.subscribe`` and to be entered as a context.
+
+    Iterate it, or call :meth:`receive`. Entering registers it (it counts as a subscriber), leaving
+    forgets it at once and without waiting. It belongs to one Trio task at a time.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        follow: Follow,
+        *,
+        store: ShortTermStore,
+        fanout: Fanout,
+        metrics: Metrics,
+        clock: Callable[[], int],
+    ) -> None:
+        self.task_id = task_id
+        self._follow = follow
+        self._store = store
+        self._fanout = fanout
+        self._metrics = metrics
+        self._clock = clock
+        self._epoch: str | None = None
+        self._last = -1
+        """The highest index that is behind this cursor, delivered or filtered out."""
+        self._silent_until = -1
+        """Events up to this index only bring the running values up to the cursor."""
+        self._filtered = 0
+        self._since_index = follow.since_index if follow.last_event_id is None else None
+        self._values: SeriesValues = {}
+        self._replay: _Replay | None = None
+        self._live = False
+        self._ended = False
+        self._queue: deque[Item] = deque()
+        """What an iteration has received and not handed out yet."""
+
+    async def __aenter__(self) -> Self:
+        self._inbox = self._fanout.attach(self.task_id)
+        self._metrics.subscribers.labels("task").inc()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """What leaving the context does: forget the subscription, without waiting."""
+        self._fanout.detach(self.task_id, self._inbox)
+        self._metrics.subscribers.labels("task").dec()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        if not self._queue:
+            try:
+                self._queue.extend(await self.receive())
+            except trio.EndOfChannel:
+                raise StopAsyncIteration from None
+        return self._queue.popleft()
+
+    async def receive(self) -> list[Item]:
+        """The next items, at least one: all that is queued, or a page of the replay.
+
+        The last list ends with ``Done``. Cancellation loses nothing: call again to go on.
+
+        Raises:
+            trio.EndOfChannel: ``Done`` was delivered before.
+            Draining: the engine shuts down; the cursor is good for another server.
+        """
+        if self._queue:
+            items = list(self._queue)
+            self._queue.clear()
+            return items
+        while not self._ended:
+            if self._epoch is None:
+                items = await self._start()
+            elif self._replay is not None:
+                items = await self._replay_places(self._replay)
+            elif self._live:
+                items = await self._receive_live()
+            else:
+                items = await self._catch_up()
+            if items:
+                return items
+        raise trio.EndOfChannel
+
+    async def _start(self) -> list[Item]:
+        """Find where to begin; a gap where the cursor is unknown."""
+        follow = self._follow
+        try:
+            snapshot = await self._store.snapshot(self.task_id)
+            record = snapshot.record
+            if follow.last_event_id is not None:
+                index = await resolve_cursor(self._store, record, follow.last_event_id)
+                if index is not None:
+                    if follow.accumulated:
+                        self._silent_until = index
+                    else:
+                        self._last = index
+                    self._epoch = record.epoch
+                    return []
+            cut_place = -1
+            if follow.last_event_id is None and follow.since_id:
+                found = await self._store.find(self.task_id, follow.since_id)
+                cut_place = found.place if found is not None else -1
+        except TaskNotFound:
+            return self._end("deleted")
+        self._epoch = record.epoch
+        self._replay = _Replay(
+            record.next_index - 1,
+            snapshot.values,
+            collapse=follow.last_event_id is not None or not follow.resumed,
+            # Running values are made of all pieces, those before the cut too.
+            after_place=-1 if follow.accumulated else cut_place,
+            cut_place=cut_place,
+            left=follow.limit,
+        )
+        if follow.last_event_id is None:
+            return []
+        return [self._gap("unknown_cursor")]
+
+    async def _replay_places(self, replay: _Replay) -> list[Item]:
+        """A page in stored order: the first replay, as the contract has it."""
+        try:
+            page = await self._store.read_places(
+                self.task_id, after_place=replay.after_place, after_index=-1, limit=PAGE_EVENTS
+            )
+        except TaskNotFound:
+            return self._end("deleted")
+        if page.record.epoch != self._epoch:
+            return self._replaced(page.record)
+        items: list[Item] = []
+        for entry in page.entries:
+            replay.after_place = entry.place
+            if entry.index > replay.high_water:
+                value = replay.replaced_value(entry)
+                if value is None:
+                    continue
+                entry = value
+            if replay.left is not None and self._passed_cut(replay, entry):
+                if replay.left == 0:
+                    break
+                replay.left -= 1
+            self._replay_one(replay, entry, items)
+        if not page.more or replay.left == 0:
+            self._last = replay.high_water
+            self._replay = None
+            if self._follow.accumulated:
+                self._values = {s: SeriesValue(entry) for s, entry in replay.values.items()}
+        return items
+
+    def _passed_cut(self, replay: _Replay, entry: Entry) -> bool:
+        since = self._follow.since_timestamp if self._follow.last_event_id is None else None
+        return entry.place > replay.cut_place and (since is None or entry.event.timestamp > since)
+
+    def _replay_one(self, replay: _Replay, entry: Entry, items: list[Item]) -> None:
+        series = series_of(entry.event)
+        value = replay.value_of(entry)
+        if series is None or value is None:
+            if self._follow.accumulated and not replay.collapse:
+                entry = self._running(entry)
+            if self._passed_cut(replay, entry):
+                self._deliver(entry, items)
+        elif self._follow.limit is not None:
+            if series not in replay.collapsed:
+                replay.collapsed.add(series)
+                self._deliver(as_snapshot(value), items)
+        elif entry.index == value.index:
+            self._deliver(as_snapshot(value), items)
+
+    async def _catch_up(self) -> list[Item]:
+        """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
+        end.
+        """
+        try:
+            page = await self._store.read(self.task_id, after=self._last, limit=PAGE_EVENTS)
+        except TaskNotFound:
+            return self._end("deleted")
+        if page.record.epoch != self._epoch:
+            return self._replaced(page.record)
+        items: list[Item] = []
+        self._advance(page.entries, items)
+        if not page.more:
+            self._last = max(self._last, page.record.next_index - 1)
+            if page.record.task.terminal:
+                items += self._end(page.record.task.status)
+            self._live = True
+        return items
+
+    async def _receive_live(self) -> list[Item]:
+        commits = await self._inbox.take()
+        items: list[Item] = []
+        if not commits:
+            self._reattach()
+        for commit in commits:
+            if commit.record.epoch != self._epoch or commit.first_index > self._last + 1:
+                self._live = False
+                break
+            if commit.deleted:
+                return items + self._end("deleted")
+            self._advance(commit.entries, items)
+            self._last = max(self._last, commit.record.next_index - 1)
+            if commit.record.task.terminal:
+                items += self._end(commit.record.task.status)
+                break
+        self._observe(commits)
+        return items
+
+    def _reattach(self) -> None:
+        """A new inbox for the one that was cut; the store has what was announced meanwhile."""
+        inbox = self._fanout.attach(self.task_id)
+        self._fanout.detach(self.task_id, self._inbox)
+        self._inbox = inbox
+        self._live = False
+
+    def _observe(self, commits: Sequence[Commit]) -> None:
+        if commits and commits[-1].entries:
+            late_ms = self._clock() - commits[-1].entries[-1].event.timestamp
+            self._metrics.deliver_seconds.observe(max(late_ms, 0) / 1000)
+
+    def _advance(self, entries: Sequence[Entry], items: list[Item]) -> None:
+        for entry in entries:
+            if entry.index <= self._last:
+                continue
+            self._last = entry.index
+            if self._follow.accumulated:
+                entry = self._running(entry)
+            if entry.index > self._silent_until:
+                self._deliver(entry, items)
+
+    def _running(self, entry: Entry) -> Entry:
+        """The entry with its series' running value in place of the piece."""
+        value = fold(self._values, entry)
+        return value.entry if value is not None and accumulates(entry.event) else entry
+
+    def _deliver(self, entry: Entry, items: list[Item]) -> None:
+        if not self._follow.filter.matches(entry.type, entry.level):
+            return
+        number = self._filtered
+        self._filtered += 1
+        if self._since_index is None or number > self._since_index:
+            items.append(Delivery(entry, number))
+
+    def _replaced(self, record: TaskRecord) -> list[Item]:
+        """The log is another one (imported over, or deleted and created again): follow it from its
+        start.
+        """
+        self._epoch = record.epoch
+        self._last = self._silent_until = -1
+        self._filtered = 0
+        self._since_index = None
+        self._values = {}
+        self._replay = None
+        self._live = False
+        return [self._gap("log_replaced")]
+
+    def _gap(self, reason: Literal["unknown_cursor", "log_replaced"]) -> Gap:
+        self._metrics.gaps.labels(reason).inc()
+        return Gap(reason, 0)
+
+    def _end(self, reason: str) -> list[Item]:
+        self._ended = True
+        return [Done(reason)]
+
+
+async def resolve_cursor(store: ShortTermStore, record: TaskRecord, event_id: str) -> int | None:
+    """The index that an event id stands for in the log of ``record``, replaced events included;
+    else None.
+    """
+    position = parse_event_id(event_id)
+    if position is not None and position.epoch == record.epoch:
+        return position.index if position.index < record.next_index else None
+    found = await store.find(record.task.id, event_id)
+    return found.index if found is not None else None

@@ -1,0 +1,107 @@
+"""One structured log line per request, and the request id that ties a request's lines together."""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+from typing import Any, Final
+from uuid import uuid4
+
+from structlog.contextvars import bound_contextvars
+
+from taskcast_trio.server.target import ASGIApp, Message, Receive, Scope, Send, origin_form
+
+MAX_LOGGED_PATH: Final = 512
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_UNSAFE: Final = re.compile(rb"[^\x21-\x7e]")
+_TASK: Final = re.compile(r"/tasks/(?!import$)([^/]+)")
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the `X-Request-Id` of a request if it is a plain token, else a new random id."""
+    for name, value in scope["headers"]:
+        if name.lower() == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid4().hex
+
+
+def loggable_path(scope: Scope) -> str:
+    """Return the percent-encoded path of a request as one harmless, bounded line of ASCII.
+
+    It never holds the query, nor the authority of an absolute-form target, which may carry
+    credentials; whatever is not visible ASCII is percent-encoded.
+    """
+    raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
+    path = origin_form(raw)[0][:MAX_LOGGED_PATH]
+    return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], path)[:MAX_LOGGED_PATH].decode()
+
+
+class AccessLog:
+    """ASGI middleware that logs each request once, when it has ended, and binds its ids.
+
+    Fields: `method`, `path`, `status` (None if the request ended without a response),
+    `duration_ms`, `bytes` (of body, before transfer coding), `client`, `request_id`, and `task_id`
+    (percent-encoded, as in the path) on the routes of a task. A stream is logged at its end.
+    `/health*` and `/metrics` are logged at debug level, the rest at info level. Both ids are in the
+    structlog context variables while the application runs.
+
+    Exceptions and cancellation pass through; the line is written all the same.
+
+    Args:
+        app: the ASGI application to wrap.
+        logger: a structlog logger.
+    """
+
+    def __init__(self, app: ASGIApp, logger: Any) -> None:
+        self._app = app
+        self._logger = logger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+
+        status: int | None = None
+        sent_bytes = 0
+
+        async def observe(message: Message) -> None:
+            nonlocal status, sent_bytes
+            await send(message)
+            match message["type"]:
+                case "http.response.start" | "websocket.http.response.start":
+                    status = message["status"]
+                case "http.response.body" | "websocket.http.response.body":
+                    sent_bytes += len(message.get("body", b""))
+                case "websocket.accept":
+                    status = 101
+                case "websocket.send":
+                    sent_bytes += len(message.get("bytes") or message.get("text") or b"")
+
+        path = loggable_path(scope)
+        about = {"request_id": request_id_of(scope)}
+        if task := _TASK.search(path):
+            about["task_id"] = task[1]
+        started = monotonic()
+        with bound_contextvars(**about):
+            try:
+                await self._app(scope, receive, observe)
+            except Exception:
+                status = status or 500  # what the server answers when nothing was sent
+                raise
+            finally:
+                log = self._logger.debug if _is_probe(scope, path) else self._logger.info
+                log(
+                    "request",
+                    method=scope.get("method", "WEBSOCKET"),
+                    path=path,
+                    status=status,
+                    duration_ms=round((monotonic() - started) * 1000, 3),
+                    bytes=sent_bytes,
+                    client=(scope.get("client") or (None,))[0],
+                    **about,
+                )
+
+
+def _is_probe(scope: Scope, path: str) -> bool:
+    inner = path.removeprefix(scope.get("root_path", ""))
+    return inner in ("/health", "/metrics") or inner.startswith("/health/")

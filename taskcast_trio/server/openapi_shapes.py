@@ -1,0 +1,140 @@
+"""The shapes of answers that are no part of the core: service, lists, errors, workers.
+
+With ``core.model`` they are everything that ``/openapi.json`` describes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+from msgspec import UNSET, Raw, UnsetType
+
+from taskcast_trio.core.model import TaskView, Wire
+
+WorkerStatus: TypeAlias = Literal["idle", "busy", "draining", "offline"]
+
+
+class Error(Wire, frozen=True, kw_only=True):
+    """Every refusal: ``error`` is for people, ``code`` for programs."""
+
+    error: str
+    code: str | UnsetType = UNSET
+
+
+class TaskList(Wire, frozen=True, kw_only=True):
+    tasks: list[TaskView]
+
+
+class Links(Wire, frozen=True, kw_only=True):
+    health: str
+    health_ready: str
+    health_detail: str
+    openapi: str
+    docs: str
+
+
+class About(Wire, frozen=True, kw_only=True):
+    """What runs here, and where to go on."""
+
+    name: str
+    version: str
+    api_version: str
+    links: Links
+
+
+class Health(Wire, frozen=True, kw_only=True):
+    ok: bool
+    name: str
+    version: str
+    api_version: str
+
+
+class Readiness(Wire, frozen=True, kw_only=True):
+    """Whether new work is taken."""
+
+    ok: bool
+    dependencies: dict[str, Any]
+    draining: bool | UnsetType = UNSET
+
+
+class Adapter(Wire, frozen=True, kw_only=True):
+    provider: str
+    status: str
+
+
+class Adapters(Wire, frozen=True, kw_only=True):
+    broadcast: Adapter
+    short_term_store: Adapter
+    long_term_store: Adapter | UnsetType = UNSET
+
+
+class AuthInfo(Wire, frozen=True, kw_only=True):
+    mode: str
+
+
+class StorageInfo(Wire, frozen=True, kw_only=True):
+    release_ready: bool
+    required_storage_protocol_version: int
+    active_writer_count: int
+    incompatible_writer_ids: list[str]
+
+
+class HealthDetail(Wire, frozen=True, kw_only=True):
+    """``uptime`` is in whole seconds."""
+
+    ok: bool
+    name: str
+    version: str
+    api_version: str
+    uptime: int
+    auth: AuthInfo
+    adapters: Adapters
+    dependencies: dict[str, Any]
+    storage: StorageInfo
+
+
+class TagRule(Wire, frozen=True, kw_only=True):
+    all: list[str] | UnsetType = UNSET
+    any: list[str] | UnsetType = UNSET
+    none: list[str] | UnsetType = UNSET
+
+
+class MatchRule(Wire, frozen=True, kw_only=True):
+    """Which tasks a worker takes."""
+
+    task_types: list[str] | UnsetType = UNSET
+    tags: TagRule | UnsetType = UNSET
+
+
+class Worker(Wire, frozen=True, kw_only=True):
+    id: str
+    status: WorkerStatus
+    match_rule: MatchRule
+    capacity: int
+    used_slots: int
+    weight: float
+    connection_mode: Literal["pull", "websocket"]
+    connected_at: int
+    last_heartbeat_at: int
+    metadata: Raw | UnsetType = UNSET
+
+
+class WorkerList(Wire, frozen=True, kw_only=True):
+    workers: list[Worker]
+
+
+class WorkerChange(Wire, frozen=True, kw_only=True):
+    """The body of ``PATCH /workers/{worker_id}/status``."""
+
+    status: Literal["draining", "idle"]
+
+
+class Decline(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /workers/tasks/{task_id}/decline``."""
+
+    worker_id: str
+    blacklist: bool | UnsetType = UNSET
+
+
+class Done(Wire, frozen=True, kw_only=True):
+    ok: bool

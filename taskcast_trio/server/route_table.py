@@ -1,0 +1,450 @@
+"""The routes of the server as data: what each takes, answers and wants of a token.
+
+The OpenAPI document is made from this table, which is also the one place that says which scope a
+route needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from taskcast_trio.core.model import (
+    Archive,
+    BlockedRequest,
+    CreateTask,
+    Draft,
+    Event,
+    Imported,
+    ImportTask,
+    Resolve,
+    StorageRelease,
+    Task,
+    TaskView,
+    Transition,
+)
+
+from .openapi_shapes import (
+    About,
+    Decline,
+    Done,
+    Health,
+    HealthDetail,
+    Readiness,
+    TaskList,
+    Worker,
+    WorkerChange,
+    WorkerList,
+)
+from .route_parts import (
+    COUNT,
+    FILTERS,
+    FLAG,
+    HISTORY_PARAMS,
+    IDEMPOTENCY_KEY,
+    SSE_TYPE,
+    STREAM_PARAMS,
+    TEXT,
+    Answer,
+    Param,
+    Route,
+)
+
+__all__ = ["ROUTES", "Route", "routes"]
+
+_STREAM_TEXT: Final = """\
+First what the log holds, then what comes, without a gap and without a double. Frames:
+
+- `event: taskcast.event`, `data:` one line of JSON (an `Envelope`, or with `wrap=false` an
+  `Event`), `id:` the id of the event;
+- `event: taskcast.done` with `{reason}` at the end of the task;
+- `event: taskcast.gap` with `{reason, replayedFrom}` first, where `Last-Event-ID` is a cursor that
+  the log no longer knows.
+
+Without any cursor each accumulate series of the replay is one event, marked `seriesSnapshot`. An
+empty `types` or `levels` lets no event pass.
+"""
+_TASK: Final = Answer("The task as it is now.", Task)
+
+TASK_ROUTES: Final = (
+    Route(
+        "POST",
+        "/tasks",
+        "task:create",
+        "Create a task",
+        name="createTask",
+        tag="Tasks",
+        text="Every field is optional; without an id the task gets a ULID. `ttl` is in seconds.",
+        params=(IDEMPOTENCY_KEY,),
+        body=CreateTask,
+        answers={201: Answer("The task, pending.", Task)},
+        errors=(400, 409, 413, 422),
+    ),
+    Route(
+        "GET",
+        "/tasks",
+        "event:subscribe",
+        "List tasks",
+        name="listTasks",
+        tag="Tasks",
+        text="In order of creation.",
+        params=(
+            Param("status", "Comma list of statuses.", TEXT),
+            Param("type", "One exact type.", TEXT),
+            Param("after", "The id of the last task of the page before.", TEXT),
+            Param("limit", "At most this many; all without it.", COUNT),
+        ),
+        answers={200: Answer("The tasks.", TaskList)},
+        errors=(400,),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}",
+        "event:subscribe",
+        "Read a task",
+        name="getTask",
+        tag="Tasks",
+        text=(
+            "`hot` and `subscriberCount` tell of its audience. `DELETE` on the same path removes "
+            "the task and its events for good (204; scope `task:manage`) and ends its streams with "
+            "the reason `deleted`."
+        ),
+        answers={200: Answer("The task and its audience.", TaskView)},
+        errors=(404,),
+    ),
+    Route(
+        "DELETE",
+        "/tasks/{task_id}",
+        "task:manage",
+        "Delete a task",
+        name="deleteTask",
+        tag="Tasks",
+        answers={204: Answer("Nothing is left of it.")},
+        errors=(404,),
+        # The contract's document has only GET at this path, and checks of compatibility compare the
+        # methods of a known path exactly; the text of GET tells of DELETE instead.
+        listed=False,
+    ),
+    Route(
+        "PATCH",
+        "/tasks/{task_id}/status",
+        "task:manage",
+        "Move a task to another status",
+        name="transitionTask",
+        tag="Tasks",
+        text=(
+            "Appends a `taskcast:status` event. A move that the state machine does not have is a "
+            "409 and changes nothing; of parallel moves to an end exactly one wins."
+        ),
+        params=(IDEMPOTENCY_KEY,),
+        body=Transition,
+        answers={200: _TASK},
+        errors=(400, 404, 409, 413, 422),
+    ),
+    Route(
+        "POST",
+        "/tasks/{task_id}/resolve",
+        "task:resolve",
+        "Answer a blocked task",
+        name="resolveTask",
+        tag="Tasks",
+        text="The task runs again; an object becomes its result, else `{resolution: ...}` does.",
+        body=Resolve,
+        answers={200: _TASK},
+        errors=(400, 404, 409, 413),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}/request",
+        "task:resolve",
+        "Read what a blocked task asks",
+        name="getBlockedRequest",
+        tag="Tasks",
+        answers={200: Answer("What it waits to be told.", BlockedRequest)},
+        errors=(404,),
+    ),
+)
+
+EVENT_ROUTES: Final = (
+    Route(
+        "POST",
+        "/tasks/{task_id}/events",
+        "event:publish",
+        "Publish one event or a batch",
+        name="publishEvents",
+        tag="Events",
+        text=(
+            "A batch is stored whole or not at all. Pieces of text go into a series: `seriesId`, "
+            "`seriesMode: accumulate`, and the piece in `data.delta`."
+        ),
+        params=(IDEMPOTENCY_KEY,),
+        body=Draft | list[Draft],
+        answers={201: Answer("As stored; an array for an array.", Event | list[Event])},
+        errors=(400, 404, 413, 422),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}/events",
+        "event:subscribe",
+        "Follow a task",
+        name="followTask",
+        tag="Events",
+        text=_STREAM_TEXT,
+        params=STREAM_PARAMS,
+        answers={
+            200: Answer("The stream.", media=SSE_TYPE),
+            204: Answer(
+                "The task has ended and nothing is left after the cursor: stop reconnecting.",
+                headers={"Taskcast-Status": "The status in which the task ended."},
+            ),
+        },
+        errors=(400, 404),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}/events/history",
+        "event:history",
+        "Read the log of a task",
+        name="getHistory",
+        tag="Events",
+        text="`since.id` beats `since.index` beats `since.timestamp`.",
+        params=HISTORY_PARAMS,
+        answers={200: Answer("The events in stored order.", list[Event])},
+        errors=(400, 404),
+    ),
+    Route(
+        "GET",
+        "/events",
+        "event:subscribe",
+        "Follow all tasks",
+        name="followAll",
+        tag="Events",
+        text=(
+            "Envelopes of the tasks created from now on, `filteredIndex` always 0. It never ends "
+            "by itself, and sends no `taskcast.done`."
+        ),
+        params=(
+            *FILTERS,
+            Param("existing", "`true` also follows the tasks that were there before.", FLAG),
+        ),
+        answers={200: Answer("The stream.", media=SSE_TYPE)},
+        errors=(400,),
+    ),
+)
+
+ARCHIVE_ROUTES: Final = (
+    Route(
+        "GET",
+        "/tasks/{task_id}/archive",
+        "event:history",
+        "Export a task with its events",
+        name="exportTask",
+        tag="Archive",
+        text="Each accumulate or latest series is one event with its value.",
+        answers={200: Answer("The archive.", Archive)},
+        errors=(404,),
+    ),
+    Route(
+        "POST",
+        "/tasks/import",
+        "task:manage",
+        "Import a task with its events",
+        name="importTask",
+        tag="Archive",
+        text="Replaces a task with the same id only with `overwrite: true`.",
+        body=ImportTask,
+        answers={200: Answer("What was stored.", Imported)},
+        errors=(400, 409, 413),
+    ),
+    Route(
+        "POST",
+        "/tasks/{task_id}/storage/release",
+        "task:manage",
+        "Move an idle task's events to the colder tier",
+        name="releaseStorage",
+        tag="Archive",
+        text="503 `storage_release_unsupported` while the store has no colder tier.",
+        body=StorageRelease,
+        answers={204: Answer("Released.")},
+        errors=(400, 404, 409, 413, 503),
+    ),
+)
+
+WORKER_ROUTES: Final = (
+    Route(
+        "GET",
+        "/workers",
+        "worker:manage",
+        "List workers",
+        name="listWorkers",
+        tag="Workers",
+        answers={200: Answer("The workers.", WorkerList)},
+        feature="workers",
+    ),
+    Route(
+        "GET",
+        "/workers/{worker_id}",
+        "worker:manage",
+        "Read a worker",
+        name="getWorker",
+        tag="Workers",
+        answers={200: Answer("The worker.", Worker)},
+        errors=(404,),
+        feature="workers",
+    ),
+    Route(
+        "DELETE",
+        "/workers/{worker_id}",
+        "worker:manage",
+        "Forget a worker",
+        name="deleteWorker",
+        tag="Workers",
+        answers={204: Answer("Forgotten.")},
+        errors=(404,),
+        feature="workers",
+    ),
+    Route(
+        "PATCH",
+        "/workers/{worker_id}/status",
+        "worker:manage",
+        "Drain or resume a worker",
+        name="setWorkerStatus",
+        tag="Workers",
+        body=WorkerChange,
+        answers={200: Answer("The worker.", Worker)},
+        errors=(400, 404, 413),
+        feature="workers",
+    ),
+    Route(
+        "GET",
+        "/workers/pull",
+        "worker:connect",
+        "Wait for a task",
+        name="pullTask",
+        tag="Workers",
+        params=(
+            Param("workerId", "Who asks.", TEXT, required=True),
+            Param("weight", "Kept as the worker's new weight.", {"type": "number"}),
+            Param("timeout", "How long to wait, in ms.", {"type": "integer", "default": 30000}),
+        ),
+        answers={200: Answer("A task, assigned.", Task), 204: Answer("No task in this time.")},
+        errors=(400,),
+        feature="workers",
+    ),
+    Route(
+        "POST",
+        "/workers/tasks/{task_id}/decline",
+        "worker:connect",
+        "Give a task back",
+        name="declineTask",
+        tag="Workers",
+        body=Decline,
+        answers={200: Answer("Whether or not there was anything to decline.", Done)},
+        errors=(400, 404, 413),
+        feature="workers",
+    ),
+)
+
+SERVICE_ROUTES: Final = (
+    Route(
+        "GET",
+        "/",
+        None,
+        "Name, version and links",
+        name="about",
+        tag="Service",
+        answers={200: Answer("The links are paths.", About)},
+    ),
+    Route(
+        "GET",
+        "/health",
+        None,
+        "Is the process alive",
+        name="health",
+        tag="Service",
+        answers={200: Answer("It is.", Health)},
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        None,
+        "Does it take work",
+        name="ready",
+        tag="Service",
+        answers={
+            200: Answer("It does.", Readiness),
+            503: Answer("It shuts down, or a dependency is away.", Readiness),
+        },
+    ),
+    Route(
+        "GET",
+        "/health/detail",
+        None,
+        "What it runs on",
+        name="healthDetail",
+        tag="Service",
+        answers={200: Answer("Parts and their state.", HealthDetail)},
+    ),
+    Route(
+        "POST",
+        "/admin/token",
+        None,
+        "Make a token",
+        name="adminToken",
+        tag="Service",
+        answers={},
+        errors=(404,),
+        # Off, it is a 404 that a client may meet, and nothing to offer.
+        listed=False,
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        None,
+        "Metrics for Prometheus",
+        name="metrics",
+        tag="Service",
+        answers={200: Answer("The text exposition format.", media="text/plain")},
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        None,
+        "This document",
+        name="openapi",
+        tag="Service",
+        answers={200: Answer("OpenAPI 3.1.", dict[str, Any])},
+    ),
+    Route(
+        "GET",
+        "/docs",
+        None,
+        "This document, for people",
+        name="docs",
+        tag="Service",
+        answers={200: Answer("A page that needs no other server.", media="text/html")},
+    ),
+    Route(
+        "GET",
+        "/docs/assets/{name}",
+        None,
+        "The parts of the page",
+        name="docsAsset",
+        tag="Service",
+        answers={200: Answer("Script or licence.", media="text/javascript")},
+        errors=(404,),
+        listed=False,
+    ),
+)
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *TASK_ROUTES,
+    *EVENT_ROUTES,
+    *ARCHIVE_ROUTES,
+    *WORKER_ROUTES,
+    *SERVICE_ROUTES,
+)
+
+
+def routes(*, workers: bool) -> tuple[Route, ...]:
+    """The routes that a server with these features has."""
+    return tuple(route for route in ROUTES if workers or route.feature != "workers")

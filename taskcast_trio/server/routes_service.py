@@ -1,0 +1,102 @@
+"""The routes about the server itself: info, health, metrics, documentation."""
+
+from __future__ import annotations
+
+from functools import cache
+from http import HTTPStatus
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from quart import Response
+from quart_trio import QuartTrio
+
+from taskcast_trio import __version__
+from taskcast_trio.engine import Runtime
+
+from . import answers, docs, openapi
+
+NAME = "taskcast-trio"
+API_VERSION = "v1"
+STORAGE_PROTOCOL_VERSION = 2
+
+
+def register(app: QuartTrio, runtime: Runtime) -> None:
+    config = runtime.config
+    about = {"name": NAME, "version": __version__, "apiVersion": API_VERSION}
+    links = {
+        "health": "/health",
+        "healthReady": "/health/ready",
+        "healthDetail": "/health/detail",
+        "openapi": "/openapi.json",
+        "docs": "/docs",
+    }
+
+    @cache
+    def openapi_text() -> bytes:
+        return msgspec.json.encode(
+            openapi.document(workers=config.workers.enabled, version=__version__)
+        )
+
+    @app.get("/")
+    async def root() -> Response:
+        return answers.json({**about, "links": links})
+
+    @app.get("/health")
+    async def health() -> Response:
+        return answers.json({"ok": True, **about})
+
+    @app.get("/health/ready")
+    async def ready() -> Response:
+        if runtime.drain.is_set():
+            return answers.json(
+                {"ok": False, "dependencies": {}, "draining": True}, HTTPStatus.SERVICE_UNAVAILABLE
+            )
+        return answers.json({"ok": True, "dependencies": {}})
+
+    @app.get("/health/detail")
+    async def detail() -> Response:
+        adapter = {"provider": runtime.backend.provider, "status": "ok"}
+        return answers.json(
+            {
+                "ok": not runtime.drain.is_set(),
+                **about,
+                "uptime": (runtime.engine.clock() - runtime.started_ms) // 1000,
+                "auth": {"mode": config.auth.mode},
+                "adapters": {"broadcast": adapter, "shortTermStore": adapter},
+                "dependencies": {},
+                "storage": {
+                    "releaseReady": False,
+                    "requiredStorageProtocolVersion": STORAGE_PROTOCOL_VERSION,
+                    "activeWriterCount": 1,
+                    "incompatibleWriterIds": [],
+                },
+            }
+        )
+
+    @app.post("/admin/token")
+    async def admin_token() -> Response:
+        return answers.error(HTTPStatus.NOT_FOUND, "The admin API is off", "admin_api_off")
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        runtime.metrics.tasks.set(await runtime.engine.store.count())
+        text = generate_latest(runtime.metrics.registry)
+        return Response(text, content_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/openapi.json")
+    async def openapi_page() -> Response:
+        return answers.json_text(openapi_text())
+
+    @app.get("/docs")
+    async def docs_page() -> Response:
+        return Response(docs.page(), content_type="text/html; charset=UTF-8")
+
+    @app.get("/docs/assets/<name>")
+    async def docs_asset(name: str) -> Response:
+        found = docs.asset(name)
+        if found is None:
+            return answers.not_found()
+        content, media_type = found
+        answer = Response(content, content_type=media_type)
+        answer.headers["Cache-Control"] = "public, max-age=3600"
+        return answer

@@ -1,0 +1,400 @@
+"""Serving an ASGI application: sockets, accept loop, lifespan and an orderly end.
+
+`serve` owns every task it starts. Compared with `hypercorn.trio.serve` it keeps connections apart
+(see `guard`), bounds their number, ends with the application's lifespan instead of outliving it,
+and drains in the order that lets streams end cleanly.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+import signal
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ssl import SSLContext
+from typing import Any, Final
+
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.utils import repr_socket_addr
+
+from taskcast_trio.server.connection import (
+    Connection,
+    ConnectionContext,
+    ConnectionFactory,
+    GuardStats,
+    Limits,
+    SocketStream,
+    ThrottledLog,
+    contained,
+)
+from taskcast_trio.server.guard import GuardedConnection
+from taskcast_trio.server.target import ASGIApp, Message
+
+TCP_USER_TIMEOUT_MS: Final = 30_000
+KEEPALIVE_IDLE_S: Final = 30
+RESERVED_FDS: Final = 64
+LIFESPAN_STARTUP_S: Final = 60.0
+LIFESPAN_SHUTDOWN_S: Final = 5.0
+CUT_AFTER: Final = 0.9
+"""Share of the grace period after which the connections left are cut, so that `serve` returns
+within the period and not just after it."""
+
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_NO_SUCH_ADDRESS: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+class StartupFailedError(RuntimeError):
+    """The application has answered `lifespan.startup.failed`; the text is its message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How to listen and what to bear with. Times are in seconds.
+
+    `host` is a name or address, "" for all interfaces; every address it resolves to is bound.
+    `port` 0 takes a free one. `certfile` and `keyfile` (PEM paths) turn TLS on; `http2` offers
+    HTTP/2 over it. Cleartext HTTP/2 is never spoken.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 3721
+    backlog: int = 4096
+    max_connections: int = 10_000
+    """Further ones are closed at once. Lowered to what the limit of open files leaves room for."""
+    write_timeout_s: float = 30.0
+    """A peer that does not take 64 KiB in this time is cut."""
+    header_timeout_s: float = 10.0
+    keep_alive_timeout_s: float = 75.0
+    grace_s: float = 10.0
+    certfile: str | None = None
+    keyfile: str | None = None
+    http2: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.certfile is None) != (self.keyfile is None):
+            raise ValueError("certfile and keyfile belong together")
+        if self.http2 and self.certfile is None:
+            raise ValueError("http2 needs TLS: give certfile and keyfile")
+
+
+async def serve(
+    app: ASGIApp,
+    options: ServeOptions,
+    *,
+    drain: trio.Event,
+    stats: GuardStats | None = None,
+    connection: ConnectionFactory = GuardedConnection,
+    logger: Any = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `app` until `drain` is set, then let what is in flight finish, and return.
+
+    `task_status.started` is called with the URLs listened on once connections are accepted and the
+    application's startup is complete. `drain` is set by its owner; the application's endless
+    streams are to watch the same event. From then on nothing is accepted, idle connections are
+    closed, requests in flight are answered; what is left shortly before `grace_s` is over is cut.
+    `lifespan.shutdown` comes last and has 5 s.
+
+    Cancelling it cuts every connection at once. All sockets are closed when it ends.
+
+    Args:
+        app: an ASGI 3 application. One without lifespan support is served without.
+        options: see `ServeOptions`.
+        drain: starts the orderly end.
+        stats: counters to keep; pass one to export them.
+        connection: makes the protocol side of an accepted stream.
+        logger: a structlog logger.
+
+    Raises:
+        OSError: the address cannot be resolved or bound, or the certificate cannot be read; before
+            `started`.
+        StartupFailedError: the application refused to start.
+        ExceptionGroup: the application's lifespan task crashed; the connections are cut.
+    """
+    config = _hypercorn_config(options)
+    tls = config.create_ssl_context()
+    log = structlog.get_logger(__name__) if logger is None else logger
+    context = ConnectionContext(
+        app=app,
+        limits=Limits(
+            write_timeout_s=options.write_timeout_s,
+            header_timeout_s=options.header_timeout_s,
+            keep_alive_timeout_s=options.keep_alive_timeout_s,
+        ),
+        stats=GuardStats() if stats is None else stats,
+        log=ThrottledLog(log),
+        config=config,
+    )
+    sockets = await open_sockets(options)
+    try:
+        lifespan = _Lifespan(app, context.state, log)
+        server = _Server(context, connection, tls, _connection_cap(options.max_connections))
+        async with trio.open_nursery() as nursery:
+            await lifespan.start_up(nursery)
+            if lifespan.failure is None:
+                scheme = "http" if tls is None else "https"
+                task_status.started(
+                    [f"{scheme}://{repr_socket_addr(s.family, s.getsockname())}" for s in sockets]
+                )
+                await server.run(sockets, drain, options.grace_s)
+                await lifespan.shut_down()
+            nursery.cancel_scope.cancel()
+    finally:
+        for listening in sockets:
+            listening.close()
+    if lifespan.failure is not None:
+        raise StartupFailedError(lifespan.failure)
+
+
+async def run_until_signal(drain: trio.Event) -> None:
+    """Set `drain` at the first SIGTERM or SIGINT and return at the next, for an immediate exit.
+
+    The caller cancels what is left when this returns. If `drain` is set by other means, the first
+    signal counts as the next one. Cancelling it restores the signal handlers.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            if drain.is_set():
+                return
+            drain.set()
+
+
+async def open_sockets(options: ServeOptions) -> list[trio.socket.SocketType]:
+    """Bind and listen on every address of `options.host`. The caller closes the sockets.
+
+    Raises:
+        OSError: no address can be bound, or one is taken or forbidden; none is left open.
+    """
+    found = await trio.socket.getaddrinfo(
+        options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    infos = list(dict.fromkeys(found))
+    sockets: list[trio.socket.SocketType] = []
+    absent: OSError | None = None
+    port = options.port
+    try:
+        for family, kind, proto, _, address in infos:
+            try:
+                listening = trio.socket.socket(family, kind, proto)
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                absent = error
+                continue
+            sockets.append(listening)
+            _set_options(listening, v6_only=len(infos) > 1)
+            try:
+                await listening.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno not in _NO_SUCH_ADDRESS:
+                    raise
+                absent = error
+                sockets.pop().close()
+                continue
+            listening.listen(options.backlog)
+            port = listening.getsockname()[1]
+        if not sockets and absent is not None:
+            raise absent
+    except BaseException:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+def _set_options(listening: trio.socket.SocketType, *, v6_only: bool) -> None:
+    """Set what accepted sockets inherit from the listening one."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if listening.family == socket.AF_INET6:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(v6_only))
+    for name, value in (
+        ("TCP_USER_TIMEOUT", TCP_USER_TIMEOUT_MS),
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+    ):
+        if (option := getattr(socket, name, None)) is not None:  # not on every system
+            listening.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _hypercorn_config(options: ServeOptions) -> Config:
+    config = Config()
+    config.accesslog = None
+    config.errorlog = None
+    config.include_server_header = False
+    config.certfile = options.certfile
+    config.keyfile = options.keyfile
+    config.alpn_protocols = ["h2", "http/1.1"] if options.http2 else ["http/1.1"]
+    config.h11_max_incomplete_size = 32 * 1024
+    config.websocket_max_message_size = 256 * 1024
+    # Reaching this number would end every stream of an HTTP/2 connection.
+    config.keep_alive_max_requests = 1_000_000
+    return config
+
+
+def _connection_cap(wanted: int) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - RESERVED_FDS))
+
+
+class _Server:
+    """Accepts connections, keeps them apart, and ends them."""
+
+    def __init__(
+        self,
+        context: ConnectionContext,
+        connection: ConnectionFactory,
+        tls: SSLContext | None,
+        max_connections: int,
+    ) -> None:
+        self._context = context
+        self._make = connection
+        self._tls = tls
+        self._max_connections = max_connections
+        self._open: set[Connection] = set()
+        self._emptied = trio.Event()
+
+    async def run(
+        self,
+        sockets: Sequence[trio.socket.SocketType],
+        drain: trio.Event,
+        grace_s: float,
+    ) -> None:
+        async with trio.open_nursery() as connections:
+            try:
+                async with trio.open_nursery() as acceptors:
+                    for listening in sockets:
+                        listener = trio.SocketListener(listening)
+                        acceptors.start_soon(self._accept, listener, connections)
+                    await drain.wait()
+                    acceptors.cancel_scope.cancel()
+                for listening in sockets:
+                    listening.close()
+                await self._drain(grace_s * CUT_AFTER)
+            finally:
+                # Also on cancellation, which alone does not reach a shielded write.
+                for connection in self._open:
+                    connection.abort()
+
+    async def _drain(self, patience_s: float) -> None:
+        await self._context.worker.terminated.set()
+        self._emptied = trio.Event()
+        for connection in self._open:
+            connection.begin_drain()
+        if self._open:
+            with trio.move_on_after(patience_s):
+                await self._emptied.wait()
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        stats, log = self._context.stats, self._context.log
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                log.error("cannot accept connections", error)
+                await trio.sleep(0.1)
+                continue
+            if len(self._open) >= self._max_connections:
+                stats.refused_total += 1
+                log.error("connection refused: too many open", limit=self._max_connections)
+                stream.socket.close()
+                continue
+            connection = self._make(self._wrap(stream), self._context)
+            self._open.add(connection)
+            stats.accepted_total += 1
+            stats.connections_open += 1
+            connections.start_soon(self._handle, connection)
+
+    def _wrap(self, stream: trio.SocketStream) -> SocketStream:
+        if self._tls is None:
+            return stream
+        return trio.SSLStream(stream, self._tls, server_side=True)
+
+    async def _handle(self, connection: Connection) -> None:
+        try:
+            with contained(self._report):
+                await connection.run()
+        finally:
+            connection.abort()  # a connection that has failed may have left its socket open
+            self._open.discard(connection)
+            self._context.stats.connections_open -= 1
+            if not self._open:
+                self._emptied.set()
+
+    def _report(self, error: BaseException) -> None:
+        self._context.stats.guarded_errors_total += 1
+        self._context.log.error("connection failed", error)
+
+
+class _Lifespan:
+    """The application's lifespan (ASGI lifespan 2.0). Its crash is the server's crash."""
+
+    def __init__(self, app: ASGIApp, state: dict[str, Any], log: Any) -> None:
+        self._app = app
+        self._state = state
+        self._log = log
+        self._to_app, self._inbox = trio.open_memory_channel[Message](2)
+        self._started = trio.Event()
+        self._ended = trio.Event()
+        self._supported = True
+        self.failure: str | None = None
+        """Why the application refused to start; None if it did not."""
+
+    async def start_up(self, nursery: trio.Nursery) -> None:
+        """Run the application's startup in `nursery`; return when it is complete or refused."""
+        nursery.start_soon(self._run)
+        self._to_app.send_nowait({"type": "lifespan.startup"})
+        with trio.move_on_after(LIFESPAN_STARTUP_S):
+            await self._started.wait()
+        if not self._started.is_set():
+            self.failure = f"startup took longer than {LIFESPAN_STARTUP_S:g} s"
+
+    async def shut_down(self) -> None:
+        """Run the application's shutdown, for at most 5 s."""
+        if not self._supported:
+            return
+        self._to_app.send_nowait({"type": "lifespan.shutdown"})
+        with trio.move_on_after(LIFESPAN_SHUTDOWN_S):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            self._log.error("lifespan shutdown cut", after_s=LIFESPAN_SHUTDOWN_S)
+
+    async def _run(self) -> None:
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self._state,
+        }
+        try:
+            await self._app(scope, self._inbox.receive, self._send)
+        except Exception as error:
+            if self._started.is_set():
+                raise
+            # ASGI lifespan 2.0: an application that raises here is served without lifespan.
+            self._log.warning("application has no lifespan", error=type(error).__name__)
+        finally:
+            self._supported = False
+            self._started.set()
+            self._ended.set()
+
+    async def _send(self, message: Message) -> None:
+        match message["type"]:
+            case "lifespan.startup.complete":
+                self._started.set()
+            case "lifespan.startup.failed":
+                self.failure = message.get("message") or "the application gave no reason"
+                self._started.set()
+            case "lifespan.shutdown.complete":
+                self._ended.set()
+            case "lifespan.shutdown.failed":
+                self._log.error("lifespan shutdown failed", reason=message.get("message", ""))
+                self._ended.set()
+        await trio.lowlevel.checkpoint()

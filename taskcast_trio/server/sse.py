@@ -1,0 +1,140 @@
+"""Server-sent events: what a stream sends, and when (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+import trio
+from quart.wrappers.response import ResponseBody
+
+from taskcast_trio.core.errors import Draining
+from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
+from taskcast_trio.engine.subscription import Item
+
+CHUNK_BYTES: Final = 64 * 1024
+KEEPALIVE: Final = b": keepalive\n\n"
+HEADERS: Final = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a stream keeps its connection: silence before a keepalive (s), wait before a reconnect
+    (ms).
+    """
+
+    keepalive_s: float
+    retry_ms: int
+
+
+def _retry(milliseconds: int) -> bytes:
+    return b"retry: %d\n\n" % milliseconds
+
+
+def _goodbye(retry_ms: int) -> bytes:
+    """Tells the client when to come back, spread out so that they do not all come at once."""
+    return _retry(random.randint(retry_ms // 2, retry_ms * 3 // 2))
+
+
+def encode(item: Item, *, wrap: bool = True) -> bytes:
+    """One item as an SSE block."""
+    if isinstance(item, Delivery):
+        return item.entry.frame(item.filtered_index) if wrap else item.entry.bare_frame()
+    if isinstance(item, Gap):
+        data = {"reason": item.reason, "replayedFrom": item.replayed_from}
+        return b"event: taskcast.gap\ndata: %b\n\n" % msgspec.json.encode(data)
+    return b"event: taskcast.done\ndata: %b\n\n" % msgspec.json.encode({"reason": item.reason})
+
+
+def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Joins blocks to chunks of about 64 KiB: few writes, and none so large that it can't be
+    bounded.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for block in blocks:
+        parts.append(block)
+        size += len(block)
+        if size >= CHUNK_BYTES:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
+
+
+class _Stream(ResponseBody):
+    """The body of a stream: entering it subscribes, leaving it ends the subscription at once."""
+
+    def __init__(self, source: Subscription | FollowAll, pace: Pace, *start: bytes) -> None:
+        self._source = source
+        self._pace = pace
+        self._ready = deque(start)
+        self._ended = False
+
+    async def __aenter__(self) -> Self:
+        await self._source.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._source.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._ready:
+            if self._ended:
+                raise StopAsyncIteration
+            blocks: Iterable[bytes] = [KEEPALIVE]
+            try:
+                with trio.move_on_after(self._pace.keepalive_s):
+                    blocks = await self._blocks()
+            except Draining:
+                self._ended = True
+                blocks = [_goodbye(self._pace.retry_ms)]
+            self._ready.extend(chunks(blocks))
+        return self._ready.popleft()
+
+    @abstractmethod
+    async def _blocks(self) -> Iterable[bytes]:
+        """Wait for the next blocks."""
+
+
+class TaskStream(_Stream):
+    """A task's stream; it ends after ``taskcast.done``, or when the server drains."""
+
+    def __init__(self, subscription: Subscription, pace: Pace, *, wrap: bool) -> None:
+        super().__init__(subscription, pace, _retry(pace.retry_ms))
+        self._subscription = subscription
+        self._wrap = wrap
+
+    async def _blocks(self) -> Iterable[bytes]:
+        items = await self._subscription.receive()
+        self._ended = isinstance(items[-1], Done)
+        return (encode(item, wrap=self._wrap) for item in items)
+
+
+class GlobalStream(_Stream):
+    """The stream of all tasks; it ends only when the server drains."""
+
+    def __init__(self, events: FollowAll, pace: Pace) -> None:
+        super().__init__(events, pace, KEEPALIVE, _retry(pace.retry_ms))
+        self._events = events
+
+    async def _blocks(self) -> Iterable[bytes]:
+        return [entry.frame(0) for entry in await self._events.receive()]

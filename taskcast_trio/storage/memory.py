@@ -1,0 +1,381 @@
+"""The memory store: the reference of what a store does, and the fastest one.
+
+Every step runs without a checkpoint inside, so nothing can come between its parts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+
+import trio
+from msgspec.structs import replace
+
+from taskcast_trio.core.entry import Entry, commit
+from taskcast_trio.core.errors import (
+    BadRequest,
+    KeyReused,
+    RevisionConflict,
+    TaskEnded,
+    TaskExists,
+    TaskNotFound,
+)
+from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.model import Draft, Event, Task
+from taskcast_trio.core.series import SeriesValues, fold
+
+from .protocols import Commit, CommitSink, Idempotency, Page, Snapshot, TaskRecord
+
+
+class _Log:
+    """One task and one life of its log.
+
+    ``by_index`` has a hole where a ``latest`` event was replaced; ``moved`` maps the place of a
+    replaced event to the index of the event that stands there now.
+    """
+
+    __slots__ = (
+        "answers",
+        "by_index",
+        "foreign",
+        "moved",
+        "number",
+        "record",
+        "timestamp",
+        "values",
+    )
+
+    def __init__(self, record: TaskRecord, number: int) -> None:
+        self.record = record
+        self.number = number
+        self.by_index: list[Entry | None] = []
+        self.moved: dict[int, int] = {}
+        self.values: SeriesValues = {}
+        self.foreign: dict[str, int] = {}
+        self.timestamp = record.task.created_at
+        self.answers: OrderedDict[str, tuple[int, Idempotency, Commit]] = OrderedDict()
+
+    def append(self, drafts: Sequence[Draft], now_ms: int) -> list[Entry]:
+        self.timestamp = now_ms = max(now_ms, self.timestamp)
+        task_id, epoch = self.record.task.id, self.record.epoch
+        entries = []
+        for draft in drafts:
+            index = len(self.by_index)
+            entry = commit(
+                draft,
+                task_id=task_id,
+                epoch=epoch,
+                index=index,
+                place=self._place(draft, index),
+                now_ms=now_ms,
+            )
+            self.keep(entry)
+            entries.append(entry)
+        return entries
+
+    def _place(self, draft: Draft, index: int) -> int:
+        """Where the draft will stand; a ``latest`` draft vacates the slot of its series' value."""
+        if draft.series_mode != "latest" or not draft.series_id:
+            return index
+        value = self.values.get(draft.series_id)
+        old = self.by_index[value.index] if value else None
+        if old is None:
+            return index
+        self.by_index[old.index] = None
+        return old.place
+
+    def keep(self, entry: Entry) -> None:
+        if entry.place != entry.index:
+            self.moved[entry.place] = entry.index
+        self.by_index.append(entry)
+        fold(self.values, entry)
+
+    def from_place(self, after_place: int) -> Iterator[Entry]:
+        """The entries in stored order, from behind ``after_place``."""
+        for place in range(after_place + 1, len(self.by_index)):
+            moved = self.moved.get(place)
+            entry = self.by_index[place if moved is None else moved]
+            if entry is not None and entry.place == place:
+                yield entry
+
+    def behind(self, after_place: int, after_index: int) -> Iterator[Entry]:
+        """Those of :meth:`from_place` with an index above ``after_index``, without walking what
+        lies before.
+        """
+        if after_place < after_index:
+            places = sorted(
+                place
+                for place, index in self.moved.items()
+                if after_place < place <= after_index and index > after_index
+            )
+            for place in places:
+                entry = self.by_index[self.moved[place]]
+                if entry is not None:
+                    yield entry
+        yield from self.from_place(max(after_place, after_index))
+
+    def find(self, event_id: str) -> Entry | None:
+        index = self.foreign.get(event_id)
+        if index is None:
+            position = parse_event_id(event_id)
+            if position is None or position.epoch != self.record.epoch:
+                return None
+            index = position.index
+        entry = self.by_index[index] if index < len(self.by_index) else None
+        return entry if entry is not None and entry.id == event_id else None
+
+
+class MemoryBroadcast:
+    """Hands commits to the one sink of this process, inside the step that made them."""
+
+    def __init__(self) -> None:
+        self._sink: CommitSink | None = None
+
+    async def run(
+        self, sink: CommitSink, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        self._sink = sink
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._sink = None
+
+    def announce(self, commit: Commit) -> None:
+        if self._sink is not None:
+            self._sink.committed(commit)
+
+
+class MemoryStore:
+    """Tasks and logs in this process's memory; see :class:`ShortTermStore` for every step."""
+
+    def __init__(self, announce: Callable[[Commit], None] = lambda commit: None) -> None:
+        self._announce = announce
+        self._logs: dict[str, _Log] = {}
+        self._order: list[int] = []
+        self._by_number: dict[int, str] = {}
+        self._next_number = 0
+
+    def _log(self, task_id: str) -> _Log:
+        log = self._logs.get(task_id)
+        if log is None:
+            raise TaskNotFound(task_id)
+        return log
+
+    def _add(self, record: TaskRecord) -> _Log:
+        number = self._next_number
+        self._next_number += 1
+        log = _Log(record, number)
+        self._logs[record.task.id] = log
+        self._order.append(number)
+        self._by_number[number] = record.task.id
+        return log
+
+    def _drop(self, log: _Log) -> None:
+        del self._logs[log.record.task.id]
+        del self._by_number[log.number]
+        # The order keeps numbers of dropped tasks until half of it is theirs: a drop costs O(1) on
+        # average.
+        if len(self._order) > 2 * len(self._by_number) + 64:
+            self._order = list(self._by_number)
+
+    @staticmethod
+    def _repeated(log: _Log, idempotency: Idempotency, now_ms: int) -> Commit | None:
+        answers = log.answers
+        while answers:
+            expires_ms = next(iter(answers.values()))[0]
+            if expires_ms > now_ms:
+                break
+            answers.popitem(last=False)
+        known = answers.get(idempotency.key)
+        if known is None or known[0] <= now_ms:
+            return None
+        _, first, answer = known
+        if first.fingerprint != idempotency.fingerprint:
+            raise KeyReused(log.record.task.id)
+        return Commit(answer.record, answer.entries, repeated=True)
+
+    def _finish(
+        self, log: _Log, commit: Commit, idempotency: Idempotency | None, now_ms: int
+    ) -> Commit:
+        if idempotency is not None:
+            log.answers[idempotency.key] = (now_ms + idempotency.ttl_ms, idempotency, commit)
+        self._announce(commit)
+        return commit
+
+    async def create(
+        self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
+    ) -> Commit:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task.id)
+        if log is not None:
+            answer = self._repeated(log, idempotency, now_ms) if idempotency else None
+            if answer is None:
+                raise TaskExists(task.id)
+            return answer
+        record = TaskRecord(task, revision=0, epoch=epoch, next_index=0)
+        return self._finish(self._add(record), Commit(record, created=True), idempotency, now_ms)
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        return log.record if log else None
+
+    async def list_tasks(
+        self,
+        *,
+        statuses: frozenset[str] | None = None,
+        type_: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[TaskRecord]:
+        await trio.lowlevel.checkpoint()
+        start = 0
+        if after is not None:
+            log = self._logs.get(after)
+            if log is None:
+                raise BadRequest(f"There is no task {after} to go on after")
+            start = bisect_right(self._order, log.number)
+        found: list[TaskRecord] = []
+        for position in range(start, len(self._order)):
+            if limit is not None and len(found) >= limit:
+                break
+            task_id = self._by_number.get(self._order[position])
+            if task_id is None:
+                continue
+            record = self._logs[task_id].record
+            if statuses is not None and record.task.status not in statuses:
+                continue
+            if type_ is not None and record.task.type != type_:
+                continue
+            found.append(record)
+        return found
+
+    async def append(
+        self,
+        task_id: str,
+        drafts: Sequence[Draft],
+        *,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+    ) -> Commit:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task_id)
+        if idempotency:
+            answer = self._repeated(log, idempotency, now_ms)
+            if answer is not None:
+                return answer
+        record = log.record
+        if record.task.terminal:
+            raise TaskEnded(task_id, record.task.status)
+        entries = log.append(drafts, now_ms)
+        log.record = replace(record, next_index=len(log.by_index))
+        return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
+
+    async def transition(
+        self,
+        task: Task,
+        drafts: Sequence[Draft],
+        *,
+        revision: int,
+        epoch: str,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+    ) -> Commit:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task.id)
+        if idempotency:
+            answer = self._repeated(log, idempotency, now_ms)
+            if answer is not None:
+                return answer
+        record = log.record
+        if (record.revision, record.epoch) != (revision, epoch):
+            raise RevisionConflict(task.id)
+        entries = log.append(drafts, max(now_ms, task.updated_at))
+        log.record = replace(record, task=task, revision=revision + 1, next_index=len(log.by_index))
+        return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
+
+    async def repeated(
+        self, task_id: str, idempotency: Idempotency, *, now_ms: int
+    ) -> Commit | None:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        return self._repeated(log, idempotency, now_ms) if log else None
+
+    async def read(self, task_id: str, *, after: int, limit: int) -> Page:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task_id)
+        entries: list[Entry] = []
+        index = max(after + 1, 0)
+        while index < len(log.by_index) and len(entries) < limit:
+            entry = log.by_index[index]
+            if entry is not None:
+                entries.append(entry)
+            index += 1
+        return Page(log.record, entries, more=index < len(log.by_index))
+
+    async def read_places(
+        self, task_id: str, *, after_place: int, after_index: int, limit: int
+    ) -> Page:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task_id)
+        entries: list[Entry] = []
+        for entry in log.behind(max(after_place, -1), max(after_index, -1)):
+            if len(entries) >= limit:
+                return Page(log.record, entries, more=True)
+            if entry.index > after_index:
+                entries.append(entry)
+        return Page(log.record, entries, more=False)
+
+    async def find(self, task_id: str, event_id: str) -> Entry | None:
+        await trio.lowlevel.checkpoint()
+        return self._log(task_id).find(event_id)
+
+    async def snapshot(self, task_id: str) -> Snapshot:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task_id)
+        return Snapshot(log.record, {series: value.entry for series, value in log.values.items()})
+
+    async def delete(self, task_id: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        if log is None:
+            return False
+        self._drop(log)
+        self._announce(Commit(log.record, deleted=True))
+        return True
+
+    async def import_task(
+        self, task: Task, events: Sequence[Event], *, epoch: str, overwrite: bool
+    ) -> Commit:
+        await trio.lowlevel.checkpoint()
+        old = self._logs.get(task.id)
+        if old is not None and not overwrite:
+            raise TaskExists(task.id)
+        record = TaskRecord(task, revision=0, epoch=epoch, next_index=len(events), imported=True)
+        if old is None:
+            log = self._add(record)
+        else:
+            log = self._logs[task.id] = _Log(record, old.number)
+        for event in events:
+            log.foreign[event.id] = event.index
+            log.keep(Entry(event, event.index))
+            log.timestamp = max(log.timestamp, event.timestamp)
+        imported = Commit(record, replaced=old is not None)
+        self._announce(imported)
+        return imported
+
+    async def count(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(self._logs)
+
+
+class MemoryBackend:
+    """A memory store and the broadcast it announces to."""
+
+    provider = "memory"
+
+    def __init__(self) -> None:
+        self.broadcast = MemoryBroadcast()
+        self.store = MemoryStore(self.broadcast.announce)

@@ -1,0 +1,281 @@
+"""What the engine asks of its stores: atomic steps, not CRUD.
+
+Each step either happens whole or not at all, also when its caller is cancelled in the middle, and
+nothing can come between its parts. There is no step that a caller has to combine with another one
+to be correct.
+
+Laws for every implementation (``tests/storage/test_contract_*.py`` hold them to it):
+
+1. Indexes of a log are contiguous from 0 within its epoch; an index is never given twice. 2. A log
+is announced in the order of its indexes, by the same step that stored it. 3. Timestamps of a log do
+not go back, whatever the clock does. 4. A repeated idempotency key returns the first answer and
+stores nothing; with another request it is refused. 5. Nothing of a deleted task is left that a
+later task of the same id could meet; its log has a new epoch.
+
+Times are Unix ms and passed in: a store reads no clock. A store that is away raises
+``StoreUnavailable``. Cancelling a step leaves it done or not done, never half done, and leaks
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+from msgspec import Struct
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.model import Draft, Event, Task
+
+
+class TaskRecord(Struct, frozen=True):
+    """A task with what the store knows of it. ``revision`` grows with every change of the task
+    itself.
+    """
+
+    task: Task
+    revision: int
+    epoch: str
+    next_index: int
+    imported: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """A caller's key, and a fingerprint of the request it came with. Kept ``ttl_ms`` or the task's
+    life.
+    """
+
+    key: str
+    fingerprint: bytes
+    ttl_ms: int = 24 * 60 * 60 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a log, and the state of the log at the moment of the read.
+
+    ``entries`` are in the order that was asked for; ``more`` says that the page's limit cut them.
+    """
+
+    record: TaskRecord
+    entries: Sequence[Entry]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A log's high-water mark and the running value of every series, read in one step.
+
+    ``record.next_index - 1`` is the index up to which the values are.
+    """
+
+    record: TaskRecord
+    values: dict[str, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one step did to one log; the answer of the step, and what is announced.
+
+    ``first_index`` is that of the first of ``entries``. ``created`` marks the birth of a task (an
+    import is none), ``deleted`` its end; ``replaced`` an import over an older log. ``repeated``
+    marks an answer that an idempotency key brought back: nothing was stored or announced.
+    """
+
+    record: TaskRecord
+    entries: Sequence[Entry] = ()
+    created: bool = False
+    deleted: bool = False
+    replaced: bool = False
+    repeated: bool = False
+
+    @property
+    def first_index(self) -> int:
+        return self.record.next_index - len(self.entries)
+
+
+class CommitSink(Protocol):
+    """Takes announcements. Neither call waits or raises."""
+
+    def committed(self, commit: Commit) -> None:
+        """One step's work, in the order of each log's indexes."""
+
+    def interrupted(self) -> None:
+        """Announcements may have been lost: every cursor must read its log again."""
+
+
+class Broadcast(Protocol):
+    """Carries every process's commits to every process."""
+
+    async def run(
+        self, sink: CommitSink, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Feed ``sink`` until cancelled; calls ``started()`` once nothing announced later can be
+        missed.
+        """
+
+
+class ShortTermStore(Protocol):
+    """Holds the tasks that live, and their logs."""
+
+    async def create(
+        self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
+    ) -> Commit:
+        """Store a new task with an empty log.
+
+        Raises:
+            TaskExists: its id is taken.
+            KeyReused: the key came with another request before.
+        """
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """The task, or None."""
+
+    async def list_tasks(
+        self,
+        *,
+        statuses: frozenset[str] | None = None,
+        type_: str | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[TaskRecord]:
+        """Tasks in order of creation, those that come after the task ``after`` only.
+
+        Raises:
+            BadRequest: there is no task ``after``.
+        """
+
+    async def append(
+        self,
+        task_id: str,
+        drafts: Sequence[Draft],
+        *,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+    ) -> Commit:
+        """Give the drafts the next indexes, apply the series modes, store and announce them.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            TaskEnded: it is terminal.
+            KeyReused: the key came with another request before.
+        """
+
+    async def transition(
+        self,
+        task: Task,
+        drafts: Sequence[Draft],
+        *,
+        revision: int,
+        epoch: str,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+    ) -> Commit:
+        """Replace the task if it still has ``revision`` in ``epoch``, and append the drafts.
+
+        The answer's ``record.task`` is the task as stored. A key is looked at before the revision.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            RevisionConflict: it changed since it was read.
+            KeyReused: the key came with another request before.
+        """
+
+    async def repeated(
+        self, task_id: str, idempotency: Idempotency, *, now_ms: int
+    ) -> Commit | None:
+        """The answer that this key brought before, or None.
+
+        Raises:
+            KeyReused: the key came with another request before.
+        """
+
+    async def read(self, task_id: str, *, after: int, limit: int) -> Page:
+        """Events with an index above ``after``, in the order of their indexes.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+
+    async def read_places(
+        self, task_id: str, *, after_place: int, after_index: int, limit: int
+    ) -> Page:
+        """Events with an index above ``after_index``, in stored order, from behind ``after_place``.
+
+        Stored order is that of the places: a ``latest`` event stands where the one that it replaced
+        stood.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+
+    async def find(self, task_id: str, event_id: str) -> Entry | None:
+        """The stored event of this id, or None (replaced events are gone).
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+
+    async def snapshot(self, task_id: str) -> Snapshot:
+        """High-water mark and series values.
+
+        Raises:
+            TaskNotFound: there is no such task.
+        """
+
+    async def delete(self, task_id: str) -> bool:
+        """Remove the task, its log and its keys, and announce it; False where there was none."""
+
+    async def import_task(
+        self, task: Task, events: Sequence[Event], *, epoch: str, overwrite: bool
+    ) -> Commit:
+        """Store a task and its log as given; ``events`` are dense from index 0, in order.
+
+        Raises:
+            TaskExists: the id is taken and ``overwrite`` is false.
+        """
+
+    async def count(self) -> int:
+        """How many tasks there are."""
+
+
+class LongTermStore(Protocol):
+    """Holds what has been archived; written by cursor, read when the short-term store has the task
+    no more.
+    """
+
+    async def save(self, record: TaskRecord, entries: Sequence[Entry]) -> None:
+        """Write the task as of its revision and these events; writing the same again changes
+        nothing.
+
+        A task row with a higher revision is never overwritten by an older one.
+        """
+
+    async def archived_index(self, task_id: str, epoch: str) -> int:
+        """The highest index up to which the log is archived; -1 where nothing is."""
+
+    async def load(self, task_id: str) -> TaskRecord | None:
+        """The task as archived, or None."""
+
+    async def read(self, task_id: str, *, after: int, limit: int) -> Page:
+        """As :meth:`ShortTermStore.read`."""
+
+    async def delete(self, task_id: str) -> bool:
+        """Remove the task and its events; False where there was none."""
+
+
+class Backend(Protocol):
+    """A short-term store with its broadcast, open for as long as its owner's context."""
+
+    @property
+    def provider(self) -> str:
+        """The name of the technology, as health pages show it."""
+
+    @property
+    def store(self) -> ShortTermStore: ...
+
+    @property
+    def broadcast(self) -> Broadcast: ...

@@ -1,0 +1,47 @@
+"""Runs the wire contract's conformance kit against this server.
+
+    python tests/conformance.py KIT_FOLDER [PROFILE ...]
+
+Two of the kit's scenarios can't be met and are expected to fail; when one passes, or another
+fails, so does this.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+UNMEETABLE = {
+    # It wants a 400 with a JSON error, but its `view: status` hides every body from the comparison.
+    "create-empty-id",
+    # Its record has no taskcast.done at the end of a cancelled task's stream; the contract, and
+    # every other record of a task that has ended, have one.
+    "sse-data-missing-and-null",
+}
+
+
+def main() -> int:
+    kit, profiles = Path(sys.argv[1]), sys.argv[2:] or ["open"]
+    command = [sys.executable, str(kit / "run_profiles.py")]
+    command += ["--server", f"{sys.executable} -m taskcast_trio start -p {{port}} -c {{config}}"]
+    for profile in profiles:
+        command += ["--profile", profile]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed = set(re.findall(r"^FAIL (\S+)", run.stdout, re.MULTILINE))
+    passed = set(re.findall(r"^ok +(\S+)", run.stdout, re.MULTILINE))
+    unexpected = failed - UNMEETABLE
+    surprising = passed & UNMEETABLE
+    if not passed or unexpected or surprising:
+        print(run.stdout, run.stderr)
+    print(f"conformance {', '.join(profiles)}: {len(passed)} met, {len(failed)} not met")
+    for name in sorted(failed & UNMEETABLE):
+        print(f"  known and explained in {Path(__file__).name}: {name}")
+    if surprising:
+        print(f"  met after all, take it off the list: {', '.join(sorted(surprising))}")
+    return 1 if not passed or unexpected or surprising else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What the README shows works as shown."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+async def test_a_python_block_runs(code: str) -> None:
+    with trio.fail_after(30):
+        done = await trio.run_process(
+            [sys.executable, "-c", code], capture_stdout=True, capture_stderr=True
+        )
+    assert b"Done(reason='completed')" in done.stdout
+    assert not done.stderr
+
+
+async def test_the_tour_with_curl_shows_the_whole_text_to_who_comes_late(
+    server: Any, tmp_path: Path
+) -> None:
+    (tour,) = [block for block in blocks("sh") if "answer-1" in block]
+    assert "localhost:3721" in tour
+    script = "set -e\n" + tour.replace("localhost:3721", f"127.0.0.1:{server.port}")
+    # The second stream must be there before the task ends, as it is when a person types.
+    last = f'curl -s -X PATCH {server.url[7:]}/tasks/answer-1/status -d \'{{"status": "completed"'
+    assert last in script
+    two_follow = f"curl -s {server.url}/tasks/answer-1 | grep -q '\"subscriberCount\":2'"
+    script = script.replace(last, f"until {two_follow}; do :; done\n{last}")
+    done = await trio.run_process(
+        ["bash", "-c", script + "\nwait\n"], capture_stdout=True, stderr=subprocess.STDOUT
+    )
+    text = done.stdout.decode()
+    assert text.count("event: taskcast.done") == 2
+    assert '"delta":"Hello, you"' in text.replace(" ", "").replace("Hello,you", "Hello, you")
+
+
+async def test_the_example_streams_a_file_to_three_subscribers(server: Any) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "stream_file.py")]
+    done = await trio.run_process(
+        [*command, "--url", server.url, "--pace", "0"],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()

@@ -1,0 +1,52 @@
+"""The stores that the contract is run against. A store joins by one entry in ``BACKENDS``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from taskcast_trio.storage.memory import MemoryBackend
+from taskcast_trio.storage.protocols import Backend, ShortTermStore
+
+from .support import Announced
+
+OpenBackend = Callable[[], AbstractAsyncContextManager[Backend]]
+
+
+@asynccontextmanager
+async def open_memory() -> AsyncIterator[Backend]:
+    yield MemoryBackend()
+
+
+BACKENDS: dict[str, OpenBackend] = {"memory": open_memory}
+
+
+@pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
+def open_backend(request: pytest.FixtureRequest) -> Any:
+    """Opens an empty backend; for tests that need many of them."""
+    return request.param
+
+
+@pytest.fixture
+async def backend(open_backend: OpenBackend) -> AsyncIterator[Backend]:
+    async with open_backend() as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(backend: Backend) -> ShortTermStore:
+    return backend.store
+
+
+@pytest.fixture
+async def announced(backend: Backend) -> AsyncIterator[Announced]:
+    """Everything that is announced from now on."""
+    sink = Announced()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(backend.broadcast.run, sink)
+        yield sink
+        nursery.cancel_scope.cancel()
