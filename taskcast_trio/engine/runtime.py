@@ -45,7 +45,8 @@ async def open_runtime(
     """Open a runtime; leaving the context ends its background tasks and closes its store.
 
     ``clock`` gives Unix ms, ``noise(n)`` n random bits. A crash of a background task cancels the
-    body and is raised from here. Cancelling the body is the ordinary way to end it early.
+    body and is raised from here, in an ExceptionGroup; the body's own exception is raised as it is.
+    Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
     backend = MemoryBackend()
@@ -53,11 +54,17 @@ async def open_runtime(
     fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
     engine = TaskEngine(backend.store, fanout, metrics, clock=clock, noise=noise)
     drain = trio.Event()
+    raised: Exception | None = None
     async with trio.open_nursery(strict_exception_groups=True) as services:
         await services.start(backend.broadcast.run, fanout, name="broadcast listener")
         services.start_soon(_close_on_drain, drain, fanout, name="drain")
-        yield Runtime(config, engine, backend, metrics, drain, clock())
+        try:
+            yield Runtime(config, engine, backend, metrics, drain, clock())
+        except Exception as error:
+            raised = error
         services.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
 
 
 async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:

@@ -209,6 +209,12 @@ async def test_a_crash_of_a_background_task_cancels_the_body_and_is_raised(
     assert cancelled == [True]
 
 
+async def test_an_exception_of_the_body_is_raised_as_it_is(autojump_clock):
+    with pytest.raises(TaskNotFound):
+        async with open_engine() as engine:
+            await engine.get("nope")
+
+
 async def test_a_crash_while_opening_is_raised_and_the_body_never_runs(monkeypatch, autojump_clock):
     async def run(self, sink, *, task_status):
         raise RuntimeError("no listener")
