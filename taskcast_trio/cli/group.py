@@ -28,7 +28,7 @@ class DefaultGroup(click.Group):
 def main() -> None:
     """Follow long jobs: tasks whose events any number of people replay and stream.
 
-    Without a command, `start`: all of its options can be given at once.
+    Without a command it runs `start`, whose options work here too: see `start --help`.
     """
 
 

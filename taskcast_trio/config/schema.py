@@ -159,7 +159,12 @@ class Cors(Section, frozen=True):
     origins: tuple[str, ...] = ()
     """Empty: no CORS headers at all."""
     credentials: bool = False
-    headers: tuple[str, ...] = ("authorization", "content-type", "last-event-id")
+    headers: tuple[str, ...] = (
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "last-event-id",
+    )
 
 
 class Fanout(Section, frozen=True):

@@ -29,6 +29,7 @@ word, and ``retryable`` says whether the same call may succeed later.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -111,8 +112,10 @@ class TaskExists(Conflict):
 class InvalidTransition(Conflict):
     code = "invalid_transition"
 
-    def __init__(self, task_id: str, source: str, target: str) -> None:
-        super().__init__(f"Task {task_id} cannot go from {source} to {target}")
+    def __init__(self, task_id: str, source: str, target: str, allowed: Iterable[str]) -> None:
+        way = ", ".join(sorted(allowed))
+        hint = f"only to {way}" if way else "it has ended"
+        super().__init__(f"Task {task_id} cannot go from {source} to {target}: {hint}")
 
 
 class RevisionConflict(Conflict):

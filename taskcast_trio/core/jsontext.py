@@ -14,11 +14,12 @@ import re
 from collections.abc import Callable
 from itertools import accumulate
 from math import isinf
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from .errors import BadRequest
+from .model import AssignMode, DisconnectPolicy, Level, SeriesMode, Status
 
 MAX_DEPTH = 128
 
@@ -65,12 +66,30 @@ def parse(body: bytes, type_: Any, *, max_depth: int = MAX_DEPTH) -> Any:
     try:
         value = msgspec.json.decode(mask.apply(body) if mask else body, type=type_)
     except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
+        raise BadRequest(_with_choices(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
     except RecursionError:
         raise BadRequest(f"The body nests deeper than {max_depth} levels") from None
     return _detach(value, mask, "$")
+
+
+_ENUM_FIELD = re.compile(r"^Invalid enum value .*\.(\w+)`$")
+_CHOICES = {
+    "status": Status,
+    "level": Level,
+    "seriesMode": SeriesMode,
+    "assignMode": AssignMode,
+    "disconnectPolicy": DisconnectPolicy,
+}
+
+
+def _with_choices(message: str) -> str:
+    """The decoder's message, with the words that it would have taken."""
+    found = _ENUM_FIELD.match(message)
+    if found is None or found[1] not in _CHOICES:
+        return message
+    return f"{message}: expected {', '.join(get_args(_CHOICES[found[1]]))}"
 
 
 def _outside_strings(body: bytes) -> bytes:

@@ -102,7 +102,7 @@ def transition(
     """
     source, target = task.status, change.status
     if target not in moves[source]:
-        raise InvalidTransition(task.id, source, target)
+        raise InvalidTransition(task.id, source, target, moves[source])
     now_ms = max(now_ms, task.updated_at)
     fields: dict[str, Any] = {"status": target, "updated_at": now_ms}
     if change.result is not UNSET:

@@ -7,9 +7,9 @@ from http import HTTPStatus
 import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from taskcast_trio.core.errors import Draining, TaskcastError
+from taskcast_trio.core.errors import Draining, PayloadTooLarge, TaskcastError
 from taskcast_trio.engine import Runtime
 
 from . import answers, cors, routes_events, routes_service, routes_tasks
@@ -61,6 +61,11 @@ def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTri
     @app.errorhandler(HTTPException)
     async def on_http_error(raised: HTTPException) -> Response:
         status = raised.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(raised, RequestEntityTooLarge):
+            limit = request.max_content_length
+            return answers.from_error(
+                PayloadTooLarge(f"The body is over the limit of {limit} bytes")
+            )
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             return answers.not_found()
         return answers.error(status, raised.description or raised.name, f"http_{status}")

@@ -76,7 +76,7 @@ def test_only_what_may_go_better_later_is_retryable() -> None:
         (errors.RequestNotFound("a/b"), ("a/b",)),
         (errors.WorkerNotFound("w1"), ("w1",)),
         (errors.TaskExists("a/b"), ("a/b",)),
-        (errors.InvalidTransition("a/b", "failed", "running"), ("a/b", "failed", "running")),
+        (errors.InvalidTransition("a/b", "failed", "running", ()), ("a/b", "failed", "running")),
         (RevisionConflict("a/b"), ("a/b",)),
         (errors.KeyReused("a/b"), ("a/b", "Idempotency-Key")),
     ],
