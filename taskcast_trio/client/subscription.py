@@ -93,6 +93,9 @@ class Subscription:
         self._latest: dict[str, str] = {}
         """Event ids of ``latest`` series by series id, as long as they may come again."""
         self._latest_top = -1
+        self._unsettled: set[str] = set()
+        """Ids of the events handed out that the cursor may not pass yet."""
+        self._unsettled_top = -1
         self._retry_ms = DEFAULT_RETRY_MS
         self._failures = 0
         self._connected_at = -math.inf
@@ -150,30 +153,43 @@ class Subscription:
         data = event.data.encode()
         if event.event == "taskcast.event":
             envelope = decode(data, Envelope, status=200)
-            return envelope if self._advance(envelope) else None
+            resumable = event.id == envelope.event_id
+            return envelope if self._advance(envelope, resumable) else None
         if event.event == "taskcast.gap":
             gap = decode(data, Gap, status=200)
             self.gaps.append(gap)
             self.last_event_id, self._index = None, -1
             self._latest.clear()
+            self._unsettled.clear()
             return gap
         if event.event == "taskcast.done":
             self.done = decode(data, Done, status=200).reason
         return None
 
-    def _advance(self, event: Envelope) -> bool:
-        """Move the cursor to ``event``; False where it has been handed out before."""
+    def _advance(self, event: Envelope, resumable: bool) -> bool:
+        """Move the cursor to ``event``; False where it has been handed out before.
+
+        An event without an ``id`` of its own comes before a snapshot that has pieces from before
+        it, and comes again if the connection is lost until then.
+        """
         if event.raw_index <= self._index:
             return False
+        repeated = event.event_id in self._unsettled
+        if not resumable:
+            self._unsettled.add(event.event_id)
+            self._unsettled_top = max(self._unsettled_top, event.raw_index)
+            return not repeated
         if event.series_mode == "latest" and event.series_id:
             known = self._latest.get(event.series_id)
             self._latest[event.series_id] = event.event_id
             self._latest_top = max(self._latest_top, event.raw_index)
             return known != event.event_id
         self.last_event_id, self._index = event.event_id, event.raw_index
+        if self._unsettled and self._index >= self._unsettled_top:
+            self._unsettled.clear()
         if self._latest and self._index > self._latest_top:
             self._latest.clear()
-        return True
+        return not repeated
 
     async def _receive(self) -> None:
         """Take the next chunk off the connection, or replace the connection."""

@@ -12,6 +12,9 @@ from .model import Draft, Envelope, Event
 
 _FIRST_FIELD: Final = len(b'{"filteredIndex":0,')
 _FRAME_HEAD: Final = b'event: taskcast.event\ndata: {"filteredIndex":'
+MAX_SHARED_FRAME: Final = 64 * 1024
+"""Larger encodings are made anew for each subscriber: kept, they would double the memory."""
+
 _BARE_HEAD: Final = b"event: taskcast.event\ndata: "
 
 
@@ -60,17 +63,25 @@ class Entry:
                 series_snapshot=event.series_snapshot,
             )
             encoded = one_line(msgspec.json.encode(envelope))[_FIRST_FIELD - 1 :]
-            self._frame_tail = encoded + self._id_line()
+            tail = encoded + self.id_line
+            if len(tail) > MAX_SHARED_FRAME:
+                return b"%b%d%b" % (_FRAME_HEAD, filtered_index, tail)
+            self._frame_tail = tail
         return b"%b%d%b" % (_FRAME_HEAD, filtered_index, self._frame_tail)
+
+    @property
+    def id_line(self) -> bytes:
+        """How a frame ends: the field that a browser sends back as ``Last-Event-ID``."""
+        return b"\nid: %b\n\n" % sse_id(self.event.id)
 
     def bare_frame(self) -> bytes:
         """The SSE block of the stored event (``wrap=false``)."""
-        if self._bare is None:
-            self._bare = _BARE_HEAD + one_line(msgspec.json.encode(self.event)) + self._id_line()
-        return self._bare
-
-    def _id_line(self) -> bytes:
-        return b"\nid: %b\n\n" % sse_id(self.event.id)
+        if self._bare is not None:
+            return self._bare
+        bare = _BARE_HEAD + one_line(msgspec.json.encode(self.event)) + self.id_line
+        if len(bare) <= MAX_SHARED_FRAME:
+            self._bare = bare
+        return bare
 
 
 def sse_id(text: str) -> bytes:

@@ -28,7 +28,7 @@ _WINDOW = 1 << 16
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - _STEP.keys())
 # Only a number with a long exponent or very many digits can leave the double range.
-_MAYBE_HUGE = re.compile(rb"[eE]\+?\d{3}|\d{200}")
+_MAYBE_HUGE = re.compile(rb"[eE]\+?\d{3}|(?<!\d)\d{200}")
 _HUGE = re.compile(rb"(?<![\d.])\d(?:[\d.]{199,}+(?:[eE][+-]?\d+)?|[\d.]*+[eE]\+?\d{3,})")
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _SURROGATE = re.compile(

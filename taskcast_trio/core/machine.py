@@ -40,6 +40,9 @@ ENGINE_MOVES: Final[dict[str, frozenset[str]]] = {
 }
 """What the engine may do by itself: also take a task back to pending (a lost lease, a retry)."""
 
+MAX_WHOLE: Final = 2**53 - 1
+"""Above it a double, which numbers on the wire are, skips whole numbers."""
+
 _SUSPENDED: Final = ("paused", "blocked")
 
 
@@ -70,8 +73,8 @@ def whole(value: float | UnsetType, name: str) -> int | UnsetType:
     """
     if value is UNSET:
         return UNSET
-    if value <= 0 or value != value // 1:
-        raise BadRequest(f"Expected a whole number above 0 - at `$.{name}`")
+    if not 0 < value <= MAX_WHOLE or value != value // 1:
+        raise BadRequest(f"Expected a whole number from 1 to {MAX_WHOLE} - at `$.{name}`")
     return int(value)
 
 

@@ -36,10 +36,15 @@ from .metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event that passed the filter; ``filtered_index`` counts those, from 0."""
+    """An event that passed the filter; ``filtered_index`` counts those, from 0.
+
+    It is ``resumable`` unless it comes before a snapshot that holds pieces from before it: whoever
+    resumed right after it would miss those.
+    """
 
     entry: Entry
     filtered_index: int
+    resumable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,8 @@ class _Replay:
     cut_place: int = -1
     left: int | None = None
     collapsed: set[str] = field(default_factory=set)
+    owed: set[str] = field(default_factory=set)
+    """The series of which pieces are behind, and the snapshot that has them is still to come."""
 
     def value_of(self, entry: Entry) -> Entry | None:
         """The value that stands for this piece; None where it stands for itself."""
@@ -285,13 +292,16 @@ class Subscription:
             if self._follow.accumulated and not replay.collapse:
                 entry = self._running(entry)
             if self._passed_cut(replay, entry):
-                self._deliver(entry, items)
+                self._deliver(entry, items, resumable=not replay.owed)
         elif self._follow.limit is not None:
             if series not in replay.collapsed:
                 replay.collapsed.add(series)
                 self._deliver(as_snapshot(value), items)
         elif entry.index == value.index:
-            self._deliver(as_snapshot(value), items)
+            replay.owed.discard(series)
+            self._deliver(as_snapshot(value), items, resumable=not replay.owed)
+        elif self._follow.filter.matches(value.type, value.level):
+            replay.owed.add(series)
 
     async def _catch_up(self) -> list[Item]:
         """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
@@ -358,13 +368,13 @@ class Subscription:
         value = fold(self._values, entry)
         return value.entry if value is not None and accumulates(entry.event) else entry
 
-    def _deliver(self, entry: Entry, items: list[Item]) -> None:
+    def _deliver(self, entry: Entry, items: list[Item], *, resumable: bool = True) -> None:
         if not self._follow.filter.matches(entry.type, entry.level):
             return
         number = self._filtered
         self._filtered += 1
         if self._since_index is None or number > self._since_index:
-            items.append(Delivery(entry, number))
+            items.append(Delivery(entry, number, resumable))
 
     def _replaced(self, record: TaskRecord) -> list[Item]:
         """The log is another one (imported over, or deleted and created again): follow it from its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import isfinite, nan
 from urllib.parse import parse_qsl
 
 from taskcast_trio.core.errors import BadRequest
@@ -47,9 +48,10 @@ class Query:
             return None
         if not text.strip():
             return 0.0
-        if not _NUMBER.fullmatch(text):
+        number = float(text) if _NUMBER.fullmatch(text) else nan
+        if not isfinite(number):
             raise BadRequest(f"Query parameter {name} is not a number")
-        return float(text)
+        return number
 
     def lenient_number(self, name: str) -> float | None:
         """As :meth:`number`, but None for what is no number (streams)."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioRequest
@@ -14,14 +16,21 @@ from taskcast_trio.core import jsontext, validate
 
 from .query import Query
 
+IMPORT_TIMEOUT_S: Final = 600
+"""For 64 MiB over a slow line: about 1 Mbit/s."""
+
+THREAD_BYTES: Final = 2 * 1024 * 1024
+
 
 def request_class(limits: Limits) -> type[TrioRequest]:
     """A request whose body limit depends on its route: an import may be larger."""
 
     class LimitedRequest(TrioRequest):
         def __init__(self, method: str, scheme: str, path: str, *args: Any, **options: Any) -> None:
-            importing = path == "/tasks/import"
-            options["max_content_length"] = limits.import_bytes if importing else limits.body_bytes
+            options["max_content_length"] = limits.body_bytes
+            if path == "/tasks/import":
+                options["max_content_length"] = limits.import_bytes
+                options["body_timeout"] = IMPORT_TIMEOUT_S
             super().__init__(method, scheme, path, *args, **options)
 
     return LimitedRequest
@@ -36,7 +45,9 @@ async def read_body(type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> A
         werkzeug.exceptions.RequestTimeout: it did not come in time.
     """
     body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return jsontext.parse(body, type_, max_depth=limits.json_depth + wrapped_levels)
+    parse = partial(jsontext.parse, body, type_, max_depth=limits.json_depth + wrapped_levels)
+    # A large body would hold up every stream for as long as it takes.
+    return await trio.to_thread.run_sync(parse) if len(body) > THREAD_BYTES else parse()
 
 
 def query(declared: frozenset[str]) -> Query:
@@ -56,4 +67,7 @@ def streamed(body: ResponseBody | AsyncIterator[bytes] | bytes, content_type: st
     """A body sent as it comes; the connection's own write deadline bounds it, not Quart's."""
     answer = Response(body, content_type=content_type)
     answer.timeout = None
+    if is_head():
+        # GET sends it chunked; a length of 0 would be untrue (RFC 9110, section 8.6).
+        answer.headers.pop("Content-Length", None)
     return answer

@@ -63,9 +63,10 @@ async def _history_text(history: History) -> AsyncIterator[bytes]:
     yield b"["
     first = True
     async for events in history.pages():
-        text = msgspec.json.encode(events)[1:-1]
-        yield text if first else b"," + text
-        first = False
+        separated = (b"," + msgspec.json.encode(event) for event in events)
+        for text in sse.chunks(separated):
+            yield text[1:] if first else text
+            first = False
     yield b"]"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -49,7 +48,9 @@ def _goodbye(retry_ms: int) -> bytes:
 def encode(item: Item, *, wrap: bool = True) -> bytes:
     """One item as an SSE block."""
     if isinstance(item, Delivery):
-        return item.entry.frame(item.filtered_index) if wrap else item.entry.bare_frame()
+        entry = item.entry
+        frame = entry.frame(item.filtered_index) if wrap else entry.bare_frame()
+        return frame if item.resumable else frame.removesuffix(entry.id_line) + b"\n\n"
     if isinstance(item, Gap):
         data = {"reason": item.reason, "replayedFrom": item.replayed_from}
         return b"event: taskcast.gap\ndata: %b\n\n" % msgspec.json.encode(data)
@@ -78,7 +79,7 @@ class _Stream(ResponseBody):
     def __init__(self, source: Subscription | FollowAll, pace: Pace, *start: bytes) -> None:
         self._source = source
         self._pace = pace
-        self._ready = deque(start)
+        self._chunks: Iterator[bytes] = iter(start)
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -97,7 +98,8 @@ class _Stream(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._ready:
+        # Encoded as it is sent, so that a peer that does not read costs one chunk, not a page.
+        while (chunk := next(self._chunks, None)) is None:
             if self._ended:
                 raise StopAsyncIteration
             blocks: Iterable[bytes] = [KEEPALIVE]
@@ -107,8 +109,8 @@ class _Stream(ResponseBody):
             except Draining:
                 self._ended = True
                 blocks = [_goodbye(self._pace.retry_ms)]
-            self._ready.extend(chunks(blocks))
-        return self._ready.popleft()
+            self._chunks = chunks(blocks)
+        return chunk
 
     @abstractmethod
     async def _blocks(self) -> Iterable[bytes]:

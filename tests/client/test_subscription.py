@@ -193,6 +193,21 @@ async def test_a_latest_event_that_replaced_one_seen_before_the_cut_is_handed_ou
         assert await indexes(stream) == [3, 4, 5]
 
 
+async def test_what_a_snapshot_still_to_come_holds_is_not_lost_at_a_cut() -> None:
+    """An event without an id of its own moves no cursor: it comes again, and is dropped then."""
+
+    def without_id(block: bytes) -> bytes:
+        return b"".join(
+            line for line in block.splitlines(keepends=True) if not line.startswith(b"id:")
+        )
+
+    first = streaming(EVENTS[0], without_id(EVENTS[2]), without_id(EVENTS[3]), cut=True)
+    second = streaming(*EVENTS[1:], done())
+    async with connected(first, second) as (server, client), client.subscribe("t") as stream:
+        assert await indexes(stream) == [0, 2, 3, 1, 4]
+    assert server.requests[1].cursor == event_id(0)
+
+
 async def test_it_remembers_only_latest_events_that_may_come_again() -> None:
     """A log may hold any number of ``latest`` series; those behind the cursor are forgotten."""
     many = [latest(index, f"series {index}") for index in range(100)]

@@ -68,6 +68,7 @@ async def test_a_bad_publish_stores_nothing_and_names_the_place(
         ({"id": "a\x7f"}, "U+007F"),
         ({"ttl": 0}, "$.ttl"),
         ({"ttl": 1.5}, "$.ttl"),
+        ({"ttl": 1e300}, "$.ttl"),
         ({"ttl": "60"}, "$.ttl"),
         ({"cost": -1}, "$.cost"),
         ({"params": []}, "$.params"),
@@ -162,7 +163,7 @@ async def test_line_breaks_between_tokens_become_spaces(server: Any) -> None:
     assert b'{"a":  [1, 2]}' in history.content
 
 
-@pytest.mark.parametrize("value", ["abc", "1x", "NaN", "1,2", "0x1"])
+@pytest.mark.parametrize("value", ["abc", "1x", "NaN", "1,2", "0x1", "1e309", "-1e400"])
 @pytest.mark.parametrize("name", ["since.index", "since.timestamp"])
 async def test_junk_cursors_of_the_history_are_refused(server: Any, name: str, value: str) -> None:
     task = await server.task()

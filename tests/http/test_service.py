@@ -141,6 +141,8 @@ async def test_head_answers_like_get_without_a_body(server: Any) -> None:
         answer = await server.client.head(f"/tasks/{task}{path}")
         assert (answer.status_code, answer.content) == (200, b"")
         assert answer.headers["Content-Type"] == get_type
+        if path:
+            assert "Content-Length" not in answer.headers, "GET is chunked"
     assert server.runtime.engine.fanout.subscribers(task) == 0
 
 

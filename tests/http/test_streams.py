@@ -281,3 +281,32 @@ async def test_a_drain_ends_streams_cleanly_and_refuses_new_work(server: Any) ->
         await wait_for_subscribers(server, task, 1)
         server.runtime.drain.set()
         assert (await stream.rest()).startswith("retry: ")
+
+
+async def test_a_cut_before_a_snapshot_is_due_loses_none_of_its_pieces(server: Any) -> None:
+    """A browser resumes at the last ``id:`` it received, wherever the first replay was cut."""
+    task = await server.task()
+    piece = {"level": "info", "type": "t", "seriesId": "s", "seriesMode": "accumulate"}
+    texts = "abcdefgh"
+    await server.publish(task, {**EVENT, "data": "before"})
+    for letter in texts:
+        await server.publish(task, {**piece, "data": {"delta": letter}}, {**EVENT, "data": letter})
+    await server.move(task, "cancelled")
+    path = f"/tasks/{task}/events"
+    whole = blocks(await server.finished_stream(path))[1:]
+    logs = [f["data"] for f in frames("\n\n".join(whole)) if f.get("type") == "a"]
+    assert logs == ["before", *texts]
+    for cut in range(1, len(whole)):
+        received = whole[:cut]
+        cursor = [line[4:] for b in received for line in b.split("\n") if line.startswith("id: ")]
+        headers = {"Last-Event-ID": cursor[-1]} if cursor else {}
+        received += blocks(await server.finished_stream(path, headers=headers))[1:]
+        text, seen = "", set()
+        for frame in frames("\n\n".join(received)):
+            if frame.get("type") == "t":
+                delta = frame["data"]["delta"]
+                text = delta if frame.get("seriesSnapshot") else text + delta
+            elif frame.get("type") == "a":
+                seen.add(frame["data"])
+        assert text == texts, f"cut after {cut} frames"
+        assert seen == {"before", *texts}
