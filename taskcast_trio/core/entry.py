@@ -26,10 +26,10 @@ class Entry:
     shared by every subscriber; only ``filteredIndex`` is each subscriber's own.
     """
 
-    __slots__ = ("_bare", "_frame_tail", "event", "index", "level", "place", "type")
+    __slots__ = ("_bare", "_event", "_frame_tail", "index", "level", "place", "type")
 
     def __init__(self, event: Event, place: int) -> None:
-        self.event = event
+        self._event = event
         self.place = place
         self.index = event.index
         self.type = event.type
@@ -38,11 +38,15 @@ class Entry:
         self._bare: bytes | None = None
 
     def __repr__(self) -> str:
-        return f"<Entry {self.event.task_id}[{self.index}] {self.type}>"
+        return f"<Entry {self._event.task_id}[{self.index}] {self.type}>"
+
+    @property
+    def event(self) -> Event:
+        return self._event
 
     @property
     def id(self) -> str:
-        return self.event.id
+        return self._event.id
 
     def frame(self, filtered_index: int) -> bytes:
         """The SSE block of the envelope (WHATWG HTML, server-sent events), blank line included."""
@@ -72,7 +76,7 @@ class Entry:
     @property
     def id_line(self) -> bytes:
         """How a frame ends: the field that a browser sends back as ``Last-Event-ID``."""
-        return b"\nid: %b\n\n" % sse_id(self.event.id)
+        return b"\nid: %b\n\n" % sse_id(self.id)
 
     def bare_frame(self) -> bytes:
         """The SSE block of the stored event (``wrap=false``)."""

@@ -50,20 +50,48 @@ def _text_at(key: bytes, members: _Members | None) -> bytes | None:
     return value[1:-1] if value is not None and value[:1] == b'"' else None
 
 
-class SeriesValue:
-    """The running value of one series. Adding a piece is O(piece); reading joins once and keeps the
-    join.
+class _Running(Entry):
+    """A value as of one piece, joined whenever it is looked at and not kept.
+
+    Many may wait for a reader that is slow: each would hold the whole text.
     """
 
-    __slots__ = ("_entry", "_key", "_members", "_newest", "_pieces")
+    __slots__ = ("_base", "_count", "_key", "_members", "_pieces", "_value")
+
+    def __init__(
+        self, value: SeriesValue, newest: Entry, members: _Members, key: bytes, base: bytes
+    ) -> None:
+        super().__init__(newest.event, newest.place)
+        self._value = value
+        self._members = members
+        self._key = key
+        self._base = base
+        self._pieces = value.pieces
+        self._count = len(value.pieces)
+
+    @property
+    def event(self) -> Event:
+        text = self._base + b"".join(self._pieces[: self._count])
+        self._value.joined(self._pieces, self._count, text)
+        members = {**self._members, self._key: b'"%b"' % text}
+        data = Raw(b"{%b}" % b",".join(b"%b:%b" % member for member in members.items()))
+        return msgspec.structs.replace(self._event, data=data)
+
+
+class SeriesValue:
+    """The running value of one series. Adding a piece is O(piece); what has been joined once stays
+    joined.
+    """
+
+    __slots__ = ("_base", "_key", "_members", "_newest", "pieces")
 
     def __init__(self, first: Entry) -> None:
         self._restart(first)
 
     def _restart(self, entry: Entry) -> None:
         self._newest = entry
-        self._entry: Entry | None = entry
-        self._pieces: list[bytes] = []
+        self._base = b""
+        self.pieces: list[bytes] = []
         self._members: _Members = {}
         self._key: bytes | None = None
 
@@ -87,24 +115,22 @@ class SeriesValue:
             if old is None:
                 self._restart(entry)
                 return
-            self._pieces, self._key = [old], key
-        self._pieces.append(piece)
+            self._base, self.pieces, self._key = old, [], key
+        self.pieces.append(piece)
         self._members = members
         self._newest = entry
-        self._entry = None
 
     @property
     def entry(self) -> Entry:
         """The value as an event: that of the newest event, with the whole text."""
-        if self._entry is None:
-            assert self._key is not None
-            text = b"".join(self._pieces)
-            self._pieces = [text]
-            members = {**self._members, self._key: b'"%b"' % text}
-            data = Raw(b"{%b}" % b",".join(b"%b:%b" % member for member in members.items()))
-            event = msgspec.structs.replace(self._newest.event, data=data)
-            self._entry = Entry(event, self._newest.place)
-        return self._entry
+        if self._key is None:
+            return self._newest
+        return _Running(self, self._newest, self._members, self._key, self._base)
+
+    def joined(self, pieces: list[bytes], count: int, text: bytes) -> None:
+        """Take the join of the base and the first ``count`` pieces, if they are still these."""
+        if pieces is self.pieces:
+            self._base, self.pieces = text, pieces[count:]
 
 
 SeriesValues: TypeAlias = dict[str, SeriesValue]

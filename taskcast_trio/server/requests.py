@@ -59,6 +59,15 @@ def idempotency_key() -> str | None:
     return None if key is None else validate.idempotency_key(key)
 
 
+def last_event_id() -> str | None:
+    """The header, as UTF-8: the encoding in which an ``EventSource`` sends it."""
+    text = request.headers.get("Last-Event-ID")
+    try:
+        return None if text is None else text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
+
+
 def is_head() -> bool:
     return request.method == "HEAD"
 

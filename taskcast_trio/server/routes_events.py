@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TypeAlias
 
 import msgspec
-from quart import Response, request
+from quart import Response
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 
@@ -19,7 +19,7 @@ from taskcast_trio.engine.history import History
 
 from . import answers, sse
 from .query import Query
-from .requests import idempotency_key, is_head, query, read_body, streamed
+from .requests import idempotency_key, is_head, last_event_id, query, read_body, streamed
 from .target import path_id
 
 Published: TypeAlias = Draft | list[Draft]
@@ -100,7 +100,7 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
     @app.get("/tasks/<task_id>/events")
     async def follow(task_id: str) -> Response:
         parameters = query(STREAM_PARAMETERS)
-        how = follow_query(parameters, request.headers.get("Last-Event-ID"))
+        how = follow_query(parameters, last_event_id())
         status = await engine.finished(path_id(task_id), how)
         if status is not None:
             return Response(b"", HTTPStatus.NO_CONTENT, {"Taskcast-Status": status})

@@ -273,7 +273,23 @@ def test_twenty_thousand_pieces_are_each_looked_at_once(monkeypatch: pytest.Monk
     text = data_of(values["s"].entry)
     assert text == b'{"delta":"%b"}' % b"".join(b"%05d" % index for index in range(20_000))
     assert read <= 2 * sum(len(data_of(entry) or b"") for entry in entries)
-    assert values["s"].entry is values["s"].entry
+    assert values["s"].pieces == [], "what was joined once stays joined"
+
+
+def test_a_value_stays_what_it_was_while_the_series_goes_on() -> None:
+    """Values are joined late, for readers that are slow; each still has its own text."""
+    values: SeriesValues = {}
+    views = []
+    for index in range(50):
+        fold(values, piece(index, b'{"delta":"%d,"}' % index))
+        views.append(values["s"].entry)
+    expected = [
+        b'{"delta":"%b"}' % b"".join(b"%d," % n for n in range(index + 1)) for index in range(50)
+    ]
+    assert [data_of(view) for view in reversed(views)] == list(reversed(expected))
+    assert [data_of(view) for view in views] == expected
+    fold(values, piece(50, b'{"delta":"end"}'))
+    assert data_of(values["s"].entry) == expected[-1][:-2] + b'end"}'
 
 
 # Snapshots

@@ -259,6 +259,24 @@ async def test_an_import_over_a_followed_task_is_told_and_replayed(server: Any) 
     assert [f.get("rawIndex") for f in rest[1:]] == [0, 1, None]
 
 
+async def test_a_foreign_id_that_is_not_ascii_is_a_cursor_as_browsers_send_it(server: Any) -> None:
+    events = [
+        {"id": f"ö{n}", "taskId": "i", "index": n, "timestamp": 1, "data": n, **EVENT}
+        for n in range(3)
+    ]
+    archive = {
+        "schema": "taskcast.taskArchive",
+        "version": 1,
+        "exportedAt": 1,
+        "task": {"id": "i", "status": "cancelled", "createdAt": 1, "updatedAt": 1},
+        "events": events,
+    }
+    await server.client.post("/tasks/import", json={"archive": archive})
+    headers = {"Last-Event-ID": "ö1".encode()}
+    got = frames(await server.finished_stream("/tasks/i/events", headers=headers))
+    assert [f.get("rawIndex") for f in got] == [2, None]
+
+
 async def test_ids_of_imported_events_cannot_break_a_frame(server: Any) -> None:
     event = {"id": "e\n\ndata: x", "taskId": "i", "index": 0, "timestamp": 1, "data": 1, **EVENT}
     archive = {
