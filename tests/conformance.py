@@ -1,6 +1,6 @@
 """Runs the wire contract's conformance kit against this server.
 
-    python tests/conformance.py KIT_FOLDER [PROFILE ...]
+    python tests/conformance.py KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
 
 Two of the kit's scenarios can't be met and are expected to fail; when one passes, or another
 fails, so does this.
@@ -9,6 +9,7 @@ fails, so does this.
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,15 @@ UNMEETABLE = {
 
 
 def main() -> int:
-    kit, profiles = Path(sys.argv[1]), sys.argv[2:] or ["open"]
+    arguments = sys.argv[1:]
+    options: list[str] = []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, options = arguments[:at], arguments[at + 1 :]
+    kit, profiles = Path(arguments[0]), arguments[1:] or ["open"]
+    start = [sys.executable, "-m", "taskcast_trio", "start", *options]
     command = [sys.executable, str(kit / "run_profiles.py")]
-    command += ["--server", f"{sys.executable} -m taskcast_trio start -p {{port}} -c {{config}}"]
+    command += ["--server", f"{shlex.join(start)} -p {{port}} -c {{config}}"]
     for profile in profiles:
         command += ["--profile", profile]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -35,7 +42,8 @@ def main() -> int:
     surprising = passed & UNMEETABLE
     if not passed or unexpected or surprising:
         print(run.stdout, run.stderr)
-    print(f"conformance {', '.join(profiles)}: {len(passed)} met, {len(failed)} not met")
+    what = " ".join([*profiles, *options])
+    print(f"conformance {what}: {len(passed)} met, {len(failed)} not met")
     for name in sorted(failed & UNMEETABLE):
         print(f"  known and explained in {Path(__file__).name}: {name}")
     if surprising:

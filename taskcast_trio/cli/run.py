@@ -85,6 +85,7 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
         certfile=server.cert_file,
         keyfile=server.key_file,
         http2=server.http2,
+        http=config.http,
     )
     drained = False
     async with open_runtime(config) as runtime:

@@ -179,6 +179,8 @@ class Config(Section, frozen=True):
     host: str | None = None
     """None: see :attr:`listen_host`."""
     log_level: LogLevel = "info"
+    http: Literal["httptools", "h11"] = "httptools"
+    """Who parses HTTP/1.1: httptools, the fast one, or h11 through Hypercorn's own protocol."""
     storage: Storage = "memory"
     db_path: str = "./taskcast.db"
     admin_api: bool = False

@@ -48,7 +48,10 @@ class GuardedConnection:
     `run` lets exceptions out; containing them is the server's part.
     """
 
-    def __init__(self, stream: SocketStream, context: ConnectionContext) -> None:
+    def __init__(
+        self, stream: SocketStream, context: ConnectionContext, *, begun: bytes = b""
+    ) -> None:
+        """``begun`` has been read off the stream before."""
         self._stream = stream
         self._context = context
         self._limits = context.limits
@@ -58,7 +61,7 @@ class GuardedConnection:
         self._scope = trio.CancelScope()
         self._read_scope = trio.CancelScope()
         self._send_lock = trio.Lock()
-        self._ahead = bytearray()
+        self._ahead = bytearray(begun)
         self._idle = True
         self._closing = False
         # A new connection owes its first request head at once.

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import structlog
 import trio
@@ -32,6 +32,7 @@ from taskcast_trio.server.connection import (
     contained,
 )
 from taskcast_trio.server.guard import GuardedConnection
+from taskcast_trio.server.http1 import Http1Connection
 from taskcast_trio.server.target import ASGIApp, Message
 
 TCP_USER_TIMEOUT_MS: Final = 30_000
@@ -43,6 +44,10 @@ CUT_AFTER: Final = 0.9
 """Share of the grace period after which the connections left are cut, so that `serve` returns
 within the period and not just after it."""
 
+_FACTORIES: Final[dict[str, ConnectionFactory]] = {
+    "httptools": Http1Connection,
+    "h11": GuardedConnection,
+}
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _NO_SUCH_ADDRESS: Final = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -73,6 +78,8 @@ class ServeOptions:
     certfile: str | None = None
     keyfile: str | None = None
     http2: bool = False
+    http: Literal["httptools", "h11"] = "httptools"
+    """Who parses HTTP/1.1: httptools, or h11 through Hypercorn's own protocol."""
 
     def __post_init__(self) -> None:
         if (self.certfile is None) != (self.keyfile is None):
@@ -87,7 +94,7 @@ async def serve(
     *,
     drain: trio.Event,
     stats: GuardStats | None = None,
-    connection: ConnectionFactory = GuardedConnection,
+    connection: ConnectionFactory | None = None,
     logger: Any = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -106,7 +113,7 @@ async def serve(
         options: see `ServeOptions`.
         drain: starts the orderly end.
         stats: counters to keep; pass one to export them.
-        connection: makes the protocol side of an accepted stream.
+        connection: makes the protocol side of an accepted stream, in place of `options.http`.
         logger: a structlog logger.
 
     Raises:
@@ -132,7 +139,12 @@ async def serve(
     sockets = await open_sockets(options)
     try:
         lifespan = _Lifespan(app, context.state, log)
-        server = _Server(context, connection, tls, _connection_cap(options.max_connections))
+        server = _Server(
+            context,
+            connection or _FACTORIES[options.http],
+            tls,
+            _connection_cap(options.max_connections),
+        )
         async with trio.open_nursery() as nursery:
             await lifespan.start_up(nursery)
             if lifespan.failure is None:

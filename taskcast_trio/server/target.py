@@ -215,7 +215,7 @@ def _check_framing(headers: list[tuple[bytes, bytes]], http_version: str) -> Non
 
 
 async def _refuse(scope: Scope, send: Send, refusal: BadTarget) -> None:
-    body = json.dumps({"error": str(refusal)}).encode()
+    body = json.dumps({"error": str(refusal), "code": "bad_request"}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import httpx
@@ -76,13 +77,13 @@ async def start_server(
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def start() -> Start:
-    """Starts a server with a configuration of the test's own."""
-    return start_server
+@pytest.fixture(params=["httptools", "h11"])
+def start(request: pytest.FixtureRequest) -> Start:
+    """Starts a server with a configuration of the test's own, on either way to speak HTTP/1.1."""
+    return partial(start_server, http=request.param)
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Running]:
-    async with start_server() as running:
+async def server(start: Start) -> AsyncIterator[Running]:
+    async with start() as running:
         yield running

@@ -8,7 +8,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,14 @@ import pytest
 import trio
 import trustme
 
-from taskcast_trio.server.connection import ConnectionFactory, GuardStats
+from taskcast_trio.server.connection import (
+    Connection,
+    ConnectionContext,
+    ConnectionFactory,
+    GuardStats,
+)
 from taskcast_trio.server.guard import GuardedConnection
+from taskcast_trio.server.http1 import Http1Connection
 from taskcast_trio.server.serve import ServeOptions, serve
 
 PATIENCE_S = 10.0
@@ -262,8 +268,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, t
     return chain, key, authority
 
 
+@pytest.fixture(params=[Http1Connection, GuardedConnection], ids=["httptools", "h11"])
+def http(request: pytest.FixtureRequest) -> ConnectionFactory:
+    """Both ways to speak HTTP/1.1: what one promises, the other does too."""
+    factory: ConnectionFactory = request.param
+    return factory
+
+
 @pytest.fixture
-def serving(certificate: tuple[Path, Path, trustme.CA]) -> Serving:
+def serving(certificate: tuple[Path, Path, trustme.CA], http: ConnectionFactory) -> Serving:
     """`async with serving(**ServeOptions fields) as running:`; drained and joined at the end."""
 
     @asynccontextmanager
@@ -272,7 +285,8 @@ def serving(certificate: tuple[Path, Path, trustme.CA]) -> Serving:
         app: Any = None,
         tls: bool = False,
         alpn: str = "http/1.1",
-        connection: ConnectionFactory = GuardedConnection,
+        connection: ConnectionFactory = http,
+        close_grace_s: float | None = None,
         **options: Any,
     ) -> AsyncIterator[Running]:
         probe = ProbeApp() if app is None else app
@@ -284,6 +298,13 @@ def serving(certificate: tuple[Path, Path, trustme.CA]) -> Serving:
             client_tls = ssl.create_default_context()
             authority.configure_trust(client_tls)
             client_tls.set_alpn_protocols([alpn])
+
+        def make(stream: Any, context: ConnectionContext) -> Connection:
+            if close_grace_s is not None:
+                limits = replace(context.limits, close_grace_s=close_grace_s)
+                context = replace(context, limits=limits)
+            return connection(stream, context)
+
         lines: list[tuple[str, dict[str, Any]]] = []
         stats, finished = GuardStats(), trio.Event()
         drain = probe.drain if isinstance(probe, ProbeApp) else trio.Event()
@@ -294,7 +315,7 @@ def serving(certificate: tuple[Path, Path, trustme.CA]) -> Serving:
                 ServeOptions(**options),
                 drain=drain,
                 stats=stats,
-                connection=connection,
+                connection=make,
                 logger=Recorder(lines),
                 **started,
             )

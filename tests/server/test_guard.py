@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import replace
 from typing import Any
 
 import h2.config
@@ -17,7 +16,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from taskcast_trio.server.connection import ConnectionContext, GuardStats, ThrottledLog, contained
+from taskcast_trio.server.connection import GuardStats, ThrottledLog, contained
 from taskcast_trio.server.guard import GuardedConnection
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
@@ -26,14 +25,6 @@ PATIENCE_S = 10.0
 
 def tasks_living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
-
-
-def with_grace(seconds: float) -> Callable[[Any, ConnectionContext], GuardedConnection]:
-    def make(stream: Any, context: ConnectionContext) -> GuardedConnection:
-        limits = replace(context.limits, close_grace_s=seconds)
-        return GuardedConnection(stream, replace(context, limits=limits))
-
-    return make
 
 
 def handshake(*extra: bytes, connection: bytes = b"Upgrade") -> bytes:
@@ -91,7 +82,7 @@ KILLERS = {
 @pytest.mark.parametrize("packet", KILLERS.values(), ids=KILLERS.keys())
 async def test_no_single_packet_ends_the_server(serving: Serving, packet: bytes) -> None:
     """T31: after each of them the bystander and the next connection are served."""
-    async with serving(connection=with_grace(0.05)) as server:
+    async with serving(close_grace_s=0.05) as server:
         bystander = await server.connect()
         assert await bystander.get() == b"ok"
         attacker = await server.connect()
@@ -127,7 +118,7 @@ async def test_plain_http_to_a_tls_port_ends_only_itself(serving: Serving) -> No
 
 async def test_an_application_that_only_sends_never_holds_up_the_server(serving: Serving) -> None:
     """The body of a HEAD answer is dropped without a checkpoint by Hypercorn."""
-    async with serving(connection=with_grace(0.05)) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(b"HEAD /big HTTP/1.1\r\nHost: x\r\n\r\n")
         await peer.read_until(b"\r\n\r\n")
@@ -138,7 +129,7 @@ async def test_an_application_that_only_sends_never_holds_up_the_server(serving:
 
 async def test_a_refused_body_stops_the_answer_that_was_due(serving: Serving) -> None:
     """After the parser's 400 the handler's own answer goes nowhere: it must not spin until cut."""
-    async with serving(connection=with_grace(0.05)) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(KILLERS["bad-chunk-while-answering"])
         assert (await peer.read_to_end()).startswith(b"HTTP/1.1 400 ")
@@ -305,7 +296,7 @@ async def test_websocket_extensions_are_never_negotiated_and_messages_pass(
 
 async def test_a_websocket_handler_that_never_receives_is_reaped(serving: Serving) -> None:
     """H5: its inbox is full, so that nobody can tell it of the close."""
-    async with serving(connection=with_grace(0.05)) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         client = WSConnection(ConnectionType.CLIENT)
         await peer.send(client.send(Request(host="x", target="/deaf")))
@@ -346,7 +337,7 @@ async def test_a_pipelined_byte_and_a_disconnect_leak_nothing(serving: Serving, 
 async def test_a_handler_that_ignores_the_disconnect_is_cancelled_after_the_grace(
     serving: Serving,
 ) -> None:
-    async with serving(connection=with_grace(0.05)) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(b"GET /deaf HTTP/1.1\r\nHost: x\r\n\r\nG")
         await peer.read_until(b"\r\n\r\n1\r\nx\r\n")

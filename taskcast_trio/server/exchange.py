@@ -1,0 +1,283 @@
+"""One request and its answer, as an ASGI application sees them (ASGI HTTP specification 2.4)."""
+
+from __future__ import annotations
+
+import re
+from email.utils import formatdate
+from http import HTTPStatus
+from time import time
+from typing import Any, Final
+from urllib.parse import unquote
+
+import trio
+
+from taskcast_trio.server.connection import ConnectionContext
+from taskcast_trio.server.http1_parser import ProtocolError, Request, RequestParser
+from taskcast_trio.server.target import Message
+from taskcast_trio.server.wire import Disconnected, SlowWriter, TlsWire, Wire
+
+BODY_TIMEOUT_S: Final = 30.0
+READ_AHEAD: Final = 64 * 1024
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_BODILESS: Final = (204, 304)
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+_DISCONNECT: Final[Message] = {"type": "http.disconnect"}
+
+
+class _Date:
+    """The Date field, made once a second (RFC 9110, section 6.6.1)."""
+
+    second = -1
+    line = b""
+
+    @classmethod
+    def now(cls) -> bytes:
+        second = int(time())
+        if second != cls.second:
+            cls.second = second
+            cls.line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
+        return cls.line
+
+
+def head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of an answer, but for the blank line."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+    return line + _Date.now() + b"".join(b"%b: %b\r\n" % field for field in headers)
+
+
+class Inbox:
+    """What comes from the peer: feeds the parser, and remembers the end."""
+
+    def __init__(self, wire: Wire | TlsWire) -> None:
+        self.wire = wire
+        self.parser = RequestParser()
+        self.since_idle = bytearray()
+        """What came since the last answer: an upgrade takes it along."""
+        self.ended = False
+
+    async def read(self, deadline: float) -> None:
+        """Take what comes next.
+
+        Raises:
+            trio.TooSlowError: nothing came before ``deadline``.
+        """
+        data = await self.wire.read(deadline)
+        if not data:
+            self.ended = True
+            return
+        if len(self.since_idle) < READ_AHEAD:
+            self.since_idle += data
+        self.parser.feed(data)
+
+    @property
+    def full(self) -> bool:
+        """Whether as much has been read ahead as may be."""
+        return len(self.since_idle) >= READ_AHEAD
+
+
+class Exchange:
+    """Runs the application for one request; then ``keep_alive`` says whether another may come."""
+
+    def __init__(
+        self,
+        context: ConnectionContext,
+        inbox: Inbox,
+        request: Request,
+        nursery: trio.Nursery,
+        client: Any,
+        server: Any,
+    ) -> None:
+        """``nursery`` is the connection's: it watches the peer while an answer streams."""
+        self._nursery = nursery
+        self._context = context
+        self._inbox = inbox
+        self._wire = inbox.wire
+        self._request = request
+        self._client = client
+        self._server = server
+        self._scope = trio.CancelScope()
+        self._over = trio.Event()
+        """The answer is complete, or the peer has gone."""
+        self._complete = False
+        self._receiving = False
+        self._watch: trio.CancelScope | None = None
+        self._unwatched = trio.Event()
+        self._told_end = False
+        self._start: Message | None = None
+        self._started = False
+        self._chunked = False
+        self._bodiless = False
+        self.keep_alive = request.keep_alive
+        self.refused: ProtocolError | None = None
+        """What is wrong with the request's body; nothing has been answered yet."""
+        self._lost: Disconnected | None = None
+
+    async def run(self) -> None:
+        """Serve the request.
+
+        Raises:
+            Disconnected: the peer has gone, or was cut; the application has been cancelled.
+        """
+        request, context = self._request, self._context
+        raw_path, _, query = request.target.partition(b"?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": request.version,
+            "method": request.method,
+            "scheme": "https" if self._wire.secure else "http",
+            "path": unquote(raw_path.decode("latin-1")),
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": request.headers,
+            "client": self._client,
+            "server": self._server,
+            "state": context.state.copy(),
+            "extensions": {},
+        }
+        try:
+            with self._scope:
+                await context.app(scope, self._receive, self._send)
+        except Exception as error:
+            self._crashed(error)
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+        if self._watch is not None:
+            await self._unwatched.wait()
+        if self._lost is not None:
+            raise self._lost
+        if self._complete:
+            self.keep_alive = self.keep_alive and request.complete
+        elif self._started or self._inbox.ended:
+            raise Disconnected  # of half an answer only a cut tells the peer
+        elif self.refused is None:
+            self.refused = ProtocolError("Internal server error", 500)
+
+    def _crashed(self, error: Exception) -> None:
+        self._context.stats.app_errors_total += 1
+        self._context.log.error("application failed", error)
+
+    async def _receive(self) -> Message:
+        request, inbox = self._request, self._inbox
+        while not request.body and not request.complete:
+            if inbox.parser.error is not None:
+                self.refused = inbox.parser.error
+                return _DISCONNECT
+            if inbox.ended:
+                return _DISCONNECT
+            if request.expects_continue and not self._started:
+                request.expects_continue = False
+                await self._write(_CONTINUE)
+            inbox.since_idle.clear()
+            try:
+                await inbox.read(trio.current_time() + BODY_TIMEOUT_S)
+            except trio.TooSlowError:
+                self.refused = ProtocolError("The body did not come in time", 408)
+                return _DISCONNECT
+        if request.body or not self._told_end:
+            body = b"".join(request.body)
+            request.body.clear()
+            self._told_end = request.complete
+            return {"type": "http.request", "body": body, "more_body": not request.complete}
+        if self._watch is None:
+            self._receiving = True
+            try:
+                await self._listen()
+            finally:
+                self._receiving = False
+        await self._over.wait()
+        return _DISCONNECT
+
+    async def _listen(self) -> None:
+        """Wait for the peer to leave; the application then has a moment to end by itself."""
+        inbox = self._inbox
+        while not inbox.ended and not inbox.full:
+            await inbox.read(float("inf"))
+        if inbox.ended:
+            self._scope.deadline = trio.current_time() + self._context.limits.close_grace_s
+            self._over.set()
+
+    async def _listen_beside(self, watch: trio.CancelScope) -> None:
+        with watch:
+            await self._listen()
+        self._unwatched.set()
+
+    async def _send(self, message: Message) -> None:
+        match message["type"]:
+            case "http.response.start":
+                self._start = message
+            case "http.response.body":
+                body = message.get("body", b"")
+                more = message.get("more_body", False)
+                await self._write(self._frame(body, more))
+                if not more:
+                    self._complete = True
+                    self._over.set()
+                elif self._watch is None and not self._receiving:
+                    self._watch = trio.CancelScope()
+                    self._nursery.start_soon(self._listen_beside, self._watch)
+
+    def _frame(self, body: bytes, more: bool) -> bytes:
+        opening = b""
+        if self._start is not None:
+            opening, self._start = self._head(self._start, body, more), None
+        if self._bodiless:
+            return opening
+        if not self._chunked:
+            return opening + body
+        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        return opening + chunk + (b"" if more else b"0\r\n\r\n")
+
+    def _head(self, start: Message, body: bytes, more: bool) -> bytes:
+        status: int = start["status"]
+        headers = [(bytes(name).lower(), bytes(value)) for name, value in start.get("headers", ())]
+        for name, value in headers:
+            if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+                raise ValueError(f"header field {name!r} can't be sent")
+        names = {name for name, _ in headers}
+        head_only = self._request.method == "HEAD"
+        self._bodiless = head_only or status in _BODILESS
+        if status in _BODILESS:
+            headers = [field for field in headers if field[0] != b"content-length"]
+        elif b"content-length" not in names and not head_only:
+            if not more:
+                headers.append((b"content-length", b"%d" % len(body)))
+            elif self._request.version == "1.1":
+                self._chunked = True
+                headers.append((b"transfer-encoding", b"chunked"))
+            else:
+                self.keep_alive = False
+        if self._context.draining or not self._request.complete:
+            self.keep_alive = False
+        if not self.keep_alive:
+            headers.append((b"connection", b"close"))
+        elif self._request.version == "1.0":
+            headers.append((b"connection", b"keep-alive"))
+        self._started = True
+        return head(status, headers) + b"\r\n"
+
+    async def _write(self, data: bytes) -> None:
+        if self._lost is None and data:
+            try:
+                await self._wire.write(data)
+                return
+            except SlowWriter as error:
+                self._context.stats.write_timeouts_total += 1
+                self._lose(error)
+            except Disconnected as error:
+                self._lose(error)
+        await trio.lowlevel.checkpoint()
+
+    def _lose(self, error: Disconnected) -> None:
+        """Nobody listens any more: the application ends by cancellation."""
+        self._lost = error
+        self._wire.abort()
+        self._scope.cancel()

@@ -1,0 +1,164 @@
+"""HTTP/1.1 connections on httptools, served by one task each.
+
+The application runs inside the connection's own task, and its ``receive`` reads the socket: that is
+how a disconnect is seen while it streams, without a second task. Sockets are read and written
+directly where that needs no waiting. WebSocket upgrades, and HTTP/2 over TLS, go on in a
+`GuardedConnection`, with the bytes read so far.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import trio
+from hypercorn.utils import parse_socket_addr
+
+from taskcast_trio.server.connection import ConnectionContext, SocketStream
+from taskcast_trio.server.exchange import Exchange, Inbox, head
+from taskcast_trio.server.guard import GuardedConnection
+from taskcast_trio.server.http1_parser import ProtocolError, Request
+from taskcast_trio.server.wire import Disconnected, TlsWire, Wire
+
+
+class Http1Connection:
+    """One connection. `run` lets exceptions out; containing them is the server's part.
+
+    Reading: a request head, a body and an idle wait each have a limit. Writing: see `Wire`. A
+    request is answered before the next one is looked at; input is read ahead by at most 64 KiB.
+    """
+
+    def __init__(self, stream: SocketStream, context: ConnectionContext) -> None:
+        self._stream = stream
+        self._context = context
+        self._limits = context.limits
+        self._wire: Wire | TlsWire | None = None
+        self._guarded: GuardedConnection | None = None
+        self._scope = trio.CancelScope()
+        self._idle_scope: trio.CancelScope | None = trio.CancelScope()
+        """The wait for a request; None while one is answered."""
+
+    async def run(self) -> None:
+        """Serve until either side closes. Cancelling it cuts; the stream is closed in any case."""
+        try:
+            with self._scope:
+                await self._run()
+        finally:
+            if self._guarded is None and self._wire is not None:
+                self._wire.close()
+
+    async def _run(self) -> None:
+        stream, limits = self._stream, self._limits
+        wire: Wire | TlsWire
+        try:
+            if isinstance(stream, trio.SSLStream):
+                with trio.fail_after(limits.handshake_timeout_s):
+                    await stream.do_handshake()
+                if stream.selected_alpn_protocol() == "h2":
+                    await self._hand_over(stream, b"")
+                    return
+                wire = TlsWire(stream, limits.write_timeout_s)
+            else:
+                wire = Wire(stream, limits.write_timeout_s)
+            self._wire = wire
+            addresses = wire.raw.getpeername(), wire.raw.getsockname()
+        except (OSError, trio.BrokenResourceError, trio.TooSlowError):
+            return
+        client, server = (parse_socket_addr(wire.raw.family, address) for address in addresses)
+        inbox = Inbox(wire)
+        async with trio.open_nursery() as nursery:
+            await self._serve(inbox, nursery, client, server)
+
+    async def _serve(self, inbox: Inbox, nursery: trio.Nursery, client: Any, server: Any) -> None:
+        wire, limits = inbox.wire, self._limits
+        with suppress(Disconnected):
+            deadline = trio.current_time() + limits.header_timeout_s
+            while (request := await self._next(inbox, deadline)) is not None:
+                deadline = math.inf
+                if request.upgrade == b"websocket":
+                    self._wire = None
+                    await self._hand_over(wire.release(), bytes(inbox.since_idle))
+                    return
+                exchange = Exchange(self._context, inbox, request, nursery, client, server)
+                await exchange.run()
+                if exchange.refused is not None:
+                    await self._refuse(wire, exchange.refused)
+                    return
+                if not exchange.keep_alive:
+                    await self._leave(wire, unread=not request.complete)
+                    return
+                inbox.since_idle.clear()
+
+    async def _next(self, inbox: Inbox, head_deadline: float) -> Request | None:
+        """The next request; None where the connection is to be closed."""
+        parser, limits = inbox.parser, self._limits
+        idle_deadline = trio.current_time() + limits.keep_alive_timeout_s
+        while not parser.requests:
+            if parser.error is not None:
+                await self._refuse(inbox.wire, parser.error)
+                return None
+            if inbox.ended or (self._context.draining and not parser.in_head):
+                return None
+            if parser.in_head and head_deadline == math.inf:
+                head_deadline = trio.current_time() + limits.header_timeout_s
+            with trio.CancelScope() as self._idle_scope:
+                try:
+                    await inbox.read(min(head_deadline, idle_deadline))
+                except trio.TooSlowError:
+                    return None
+            if self._idle_scope.cancelled_caught:
+                return None
+        self._idle_scope = None
+        request = parser.requests.popleft()
+        if parser.error is not None and not request.complete:
+            await self._refuse(inbox.wire, parser.error)
+            return None
+        return request
+
+    async def _refuse(self, wire: Wire | TlsWire, error: ProtocolError) -> None:
+        body = msgspec.json.encode({"error": str(error), "code": "bad_request"})
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        await wire.write(head(error.status, headers) + b"\r\n" + body)
+        await self._leave(wire, unread=True)
+
+    async def _leave(self, wire: Wire | TlsWire, *, unread: bool) -> None:
+        """Where input is unread, discard it for a moment: a reset would eat the answer.
+
+        RFC 9112, section 9.6.
+        """
+        if not unread:
+            return
+        await wire.end()
+        deadline = trio.current_time() + self._limits.close_grace_s
+        with suppress(trio.TooSlowError):
+            while await wire.read(deadline):
+                pass
+
+    async def _hand_over(self, stream: SocketStream, begun: bytes) -> None:
+        self._guarded = GuardedConnection(stream, self._context, begun=begun)
+        await self._guarded.run()
+
+    def begin_drain(self) -> None:
+        if self._guarded is not None:
+            self._guarded.begin_drain()
+        elif self._wire is None:
+            self._scope.cancel()
+        elif self._idle_scope is not None:
+            self._idle_scope.cancel()
+
+    def abort(self) -> None:
+        self._scope.cancel()
+        if self._guarded is not None:
+            self._guarded.abort()
+        elif self._wire is not None:
+            self._wire.abort()
+        else:
+            stream = self._stream
+            transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+            transport.socket.close()

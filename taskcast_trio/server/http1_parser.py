@@ -1,0 +1,151 @@
+"""HTTP/1.1 requests from bytes, on httptools (llhttp). Pure: bytes in, requests out, no I/O.
+
+llhttp is strict about what frames a message (RFC 9112 sections 6.1 to 6.3): both Content-Length and
+Transfer-Encoding, repeated or malformed lengths, folded headers and stray CR or LF are errors.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import httptools
+
+MAX_HEAD_BYTES: Final = 32 * 1024
+_NO_EXPECT: Final = b""
+
+
+class ProtocolError(Exception):
+    """A request that can't be answered in any other way than by ``status`` and a close."""
+
+    def __init__(self, reason: str, status: int = 400) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Request:
+    """One request: its head, and the parts of its body as they come."""
+
+    __slots__ = (
+        "body",
+        "complete",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "method",
+        "target",
+        "upgrade",
+        "version",
+    )
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.method = ""
+        self.version = "1.1"
+        self.keep_alive = True
+        self.expects_continue = False
+        self.upgrade = _NO_EXPECT
+        """The protocol that an upgrade is asked to, in lower case; empty where none is."""
+        self.body: deque[bytes] = deque()
+        self.complete = False
+
+
+class RequestParser:
+    """Feed it bytes; take requests, in order, from ``requests`` as soon as their head is there.
+
+    After an error nothing more can be fed: ``error`` says what to answer behind the requests that
+    came before it.
+    """
+
+    def __init__(self) -> None:
+        self.requests: deque[Request] = deque()
+        self.error: ProtocolError | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._request: Request | None = None
+        self._head_bytes = 0
+        self._in_head = True
+        self._has_host = False
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a request has begun whose head is not complete."""
+        return self._in_head and (self._request is not None or self._head_bytes > 0)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes off the connection."""
+        if self.error is not None or not data:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # Upgrades are the caller's to grant; one that it ignores leaves an ordinary request.
+            self._parser = httptools.HttpRequestParser(self)
+            self.feed(data[upgrade.args[0] :])
+            return
+        except (httptools.HttpParserError, ProtocolError) as error:
+            self._fail(error)
+            return
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(ProtocolError("The request head is too large", 431))
+
+    def _fail(self, error: Exception) -> None:
+        cause = error.__context__ if isinstance(error.__context__, ProtocolError) else error
+        if not isinstance(cause, ProtocolError):
+            http2 = "PRI" in str(error)
+            cause = ProtocolError(f"Malformed request: {error}", 505 if http2 else 400)
+        self.error = cause
+
+    # What httptools calls
+
+    def on_message_begin(self) -> None:
+        self._request = Request()
+        self._in_head = True
+        self._has_host = False
+
+    def on_url(self, url: bytes) -> None:
+        if self._request is not None:
+            self._request.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._request
+        if request is None:  # a trailer of a chunked body
+            return
+        lower = name.lower()
+        if self._in_head:
+            request.headers.append((lower, value))
+            if lower == b"expect":
+                request.expects_continue = value.lower() == b"100-continue"
+            elif lower == b"host":
+                self._has_host = True
+            elif lower == b"upgrade":
+                request.upgrade = value.lower()
+            elif lower == b"transfer-encoding" and value.lower() != b"chunked":
+                raise ProtocolError("Of the transfer codings only chunked is understood", 501)
+
+    def on_headers_complete(self) -> None:
+        request = self._request
+        assert request is not None
+        request.method = self._parser.get_method().decode("ascii")
+        request.version = self._parser.get_http_version()
+        request.keep_alive = self._parser.should_keep_alive()
+        if request.version == "1.1" and not self._has_host:
+            raise ProtocolError("A request of HTTP/1.1 needs a Host")
+        if not self._parser.should_upgrade():
+            request.upgrade = _NO_EXPECT
+        self._in_head = False
+        self._head_bytes = 0
+        self.requests.append(request)
+
+    def on_body(self, body: bytes) -> None:
+        if self._request is not None:
+            self._request.body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._request is not None:
+            self._request.complete = True
+        self._request = None
+        self._in_head = True
+        self._head_bytes = 0
