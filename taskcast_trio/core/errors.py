@@ -16,6 +16,7 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         TaskExists                409 task_exists
         InvalidTransition         409 invalid_transition
         RevisionConflict          409 revision_conflict    lost a race; reading again may help
+      RequestTimeout              408 request_timeout      the body did not come in time
       PayloadTooLarge             413 payload_too_large
       KeyReused                   422 idempotency_key_reused
       RateLimited                 429 rate_limited
@@ -39,6 +40,11 @@ class TaskcastError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+
+    @property
+    def wait(self) -> bool:
+        """Whether the caller should wait before it tries again (429 and 503)."""
+        return self.retryable and self.status in (429, 503)
 
 
 class BadRequest(TaskcastError):
@@ -126,6 +132,12 @@ class RevisionConflict(Conflict):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} changed meanwhile")
+
+
+class RequestTimeout(TaskcastError):
+    status = 408
+    code = "request_timeout"
+    retryable = True
 
 
 class PayloadTooLarge(TaskcastError):

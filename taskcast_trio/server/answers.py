@@ -10,6 +10,8 @@ from quart import Response
 
 from taskcast_trio.core.errors import TaskcastError
 
+from .plain import error_answer
+
 JSON_TYPE = "application/json"
 
 
@@ -22,14 +24,13 @@ def json_text(text: bytes, status: int = HTTPStatus.OK) -> Response:
 
 
 def error(status: int, message: str, code: str) -> Response:
-    answer = json({"error": message, "code": code}, status)
-    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
-        answer.headers["Retry-After"] = "1"
-    return answer
+    return json({"error": message, "code": code}, status)
 
 
 def from_error(raised: TaskcastError) -> Response:
-    return error(raised.status, str(raised), raised.code)
+    answer = error_answer(raised)
+    headers = {name.decode(): value.decode() for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers)
 
 
 def not_found() -> Response:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import cast
 
 import structlog
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from taskcast_trio.core.errors import Draining, PayloadTooLarge, TaskcastError
+from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.engine import Runtime
 
-from . import answers, cors, routes_events, routes_service, routes_tasks
+from . import answers, routes_events, routes_service, routes_tasks
+from .bodies import too_large
 from .connection import GuardStats
+from .edge import Edge
 from .exporter import GuardCollector
+from .hot import HotRoutes
 from .requests import request_class
-from .target import TargetGuard
+from .target import ASGIApp, TargetGuard
 
 log = structlog.get_logger(__name__)
 
 BODY_TIMEOUT_S = 10
 RESPONSE_TIMEOUT_S = 30
-METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 
 
 def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTrio:
@@ -43,17 +46,6 @@ def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTri
     app.request_class = request_class(runtime.config.limits)
     app.url_map.merge_slashes = False
 
-    @app.before_request
-    async def refuse_while_draining() -> None:
-        if runtime.drain.is_set() and not request.path.startswith("/health"):
-            raise Draining("The server is shutting down: try again")
-
-    @app.after_request
-    async def count(answer: Response) -> Response:
-        method = request.method if request.method in METHODS else "other"
-        runtime.metrics.requests.labels(method, str(answer.status_code)).inc()
-        return answer
-
     @app.errorhandler(TaskcastError)
     async def on_error(raised: TaskcastError) -> Response:
         return answers.from_error(raised)
@@ -62,10 +54,7 @@ def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTri
     async def on_http_error(raised: HTTPException) -> Response:
         status = raised.code or HTTPStatus.INTERNAL_SERVER_ERROR
         if isinstance(raised, RequestEntityTooLarge):
-            limit = request.max_content_length
-            return answers.from_error(
-                PayloadTooLarge(f"The body is over the limit of {limit} bytes")
-            )
+            return answers.from_error(too_large(request.max_content_length or 0))
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             return answers.not_found()
         return answers.error(status, raised.description or raised.name, f"http_{status}")
@@ -79,9 +68,9 @@ def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTri
 
     if stats is not None:
         runtime.metrics.registry.register(GuardCollector(stats))
-    cors.register(app, runtime.config.cors)
     routes_service.register(app, runtime)
     routes_tasks.register(app, runtime)
     routes_events.register(app, runtime)
-    app.asgi_app = TargetGuard(app.asgi_app)  # type: ignore[method-assign, assignment]
+    hot = HotRoutes(cast(ASGIApp, app.asgi_app), runtime)
+    app.asgi_app = TargetGuard(Edge(hot, runtime))  # type: ignore[method-assign, assignment]
     return app

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any, Final
 
-import trio
 from quart import Response, request
-from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioRequest
 
 from taskcast_trio.config.schema import Limits
-from taskcast_trio.core import jsontext, validate
+from taskcast_trio.core import validate
 
+from .bodies import parse_body
 from .query import Query
 
 IMPORT_TIMEOUT_S: Final = 600
 """For 64 MiB over a slow line: about 1 Mbit/s."""
-
-THREAD_BYTES: Final = 2 * 1024 * 1024
 
 
 def request_class(limits: Limits) -> type[TrioRequest]:
@@ -37,7 +33,7 @@ def request_class(limits: Limits) -> type[TrioRequest]:
 
 
 async def read_body(type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> Any:
-    """The body, decoded and checked; it may nest ``wrapped_levels`` deeper than others.
+    """The body, decoded and checked; see :func:`parse_body`.
 
     Raises:
         BadRequest: it is not what ``type_`` describes.
@@ -45,9 +41,7 @@ async def read_body(type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> A
         werkzeug.exceptions.RequestTimeout: it did not come in time.
     """
     body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    parse = partial(jsontext.parse, body, type_, max_depth=limits.json_depth + wrapped_levels)
-    # A large body would hold up every stream for as long as it takes.
-    return await trio.to_thread.run_sync(parse) if len(body) > THREAD_BYTES else parse()
+    return await parse_body(body, type_, limits, wrapped_levels=wrapped_levels)
 
 
 def query(declared: frozenset[str]) -> Query:
@@ -59,20 +53,11 @@ def idempotency_key() -> str | None:
     return None if key is None else validate.idempotency_key(key)
 
 
-def last_event_id() -> str | None:
-    """The header, as UTF-8: the encoding in which an ``EventSource`` sends it."""
-    text = request.headers.get("Last-Event-ID")
-    try:
-        return None if text is None else text.encode("latin-1").decode()
-    except UnicodeError:
-        return text
-
-
 def is_head() -> bool:
     return request.method == "HEAD"
 
 
-def streamed(body: ResponseBody | AsyncIterator[bytes] | bytes, content_type: str) -> Response:
+def streamed(body: AsyncIterator[bytes] | bytes, content_type: str) -> Response:
     """A body sent as it comes; the connection's own write deadline bounds it, not Quart's."""
     answer = Response(body, content_type=content_type)
     answer.timeout = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,19 +11,19 @@ from typing import Final, Self
 
 import msgspec
 import trio
-from quart.wrappers.response import ResponseBody
 
 from taskcast_trio.core.errors import Draining
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
 from taskcast_trio.engine.subscription import Item
+from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
 KEEPALIVE: Final = b": keepalive\n\n"
-HEADERS: Final = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
+HEADERS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-class _Stream(ResponseBody):
+class Stream(ABC):
     """The body of a stream: entering it subscribes, leaving it ends the subscription at once."""
 
     def __init__(self, source: Subscription | FollowAll, pace: Pace, *start: bytes) -> None:
@@ -117,7 +117,7 @@ class _Stream(ResponseBody):
         """Wait for the next blocks."""
 
 
-class TaskStream(_Stream):
+class TaskStream(Stream):
     """A task's stream; it ends after ``taskcast.done``, or when the server drains."""
 
     def __init__(self, subscription: Subscription, pace: Pace, *, wrap: bool) -> None:
@@ -131,7 +131,7 @@ class TaskStream(_Stream):
         return (encode(item, wrap=self._wrap) for item in items)
 
 
-class GlobalStream(_Stream):
+class GlobalStream(Stream):
     """The stream of all tasks; it ends only when the server drains."""
 
     def __init__(self, events: FollowAll, pace: Pace) -> None:
@@ -140,3 +140,26 @@ class GlobalStream(_Stream):
 
     async def _blocks(self) -> Iterable[bytes]:
         return [entry.frame(0) for entry in await self._events.receive()]
+
+
+async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the stream, until it ends or the peer leaves.
+
+    A HEAD gets the head alone and subscribes to nothing.
+    """
+    await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+    if scope["method"] == "HEAD":
+        await send({"type": "http.response.body"})
+        return
+    async with trio.open_nursery() as nursery, stream:
+        nursery.start_soon(_leave_with_peer, receive, nursery.cancel_scope)
+        async for chunk in stream:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body"})
+        nursery.cancel_scope.cancel()
+
+
+async def _leave_with_peer(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -64,7 +64,13 @@ def test_every_error_but_the_base_is_one_that_http_can_answer_with() -> None:
 
 def test_only_what_may_go_better_later_is_retryable() -> None:
     retryable = {name for name, error in classes().items() if error.retryable}
-    assert retryable == {"RevisionConflict", "RateLimited", "StoreUnavailable", "Draining"}
+    assert retryable == {
+        "RevisionConflict",
+        "RequestTimeout",
+        "RateLimited",
+        "StoreUnavailable",
+        "Draining",
+    }
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import trio
 from taskcast_trio.config import Config
 from taskcast_trio.config.schema import Cors
 from taskcast_trio.engine import open_runtime
+from taskcast_trio.server import hot
 from taskcast_trio.server.app import create_app
 from taskcast_trio.server.connection import GuardStats
 from taskcast_trio.server.route_table import routes
@@ -25,6 +26,7 @@ async def test_every_route_of_the_app_is_in_the_route_table_and_back() -> None:
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
+    served |= set(hot.ROUTES)
     declared = {(route.method, route.path) for route in routes(workers=False)}
     assert served - {("GET", "/docs/assets/{name}")} == declared - {("GET", "/docs/assets/{name}")}
 

@@ -14,7 +14,7 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from taskcast_trio.server import docs, openapi, routes_events, routes_tasks
+from taskcast_trio.server import docs, openapi, queries, routes_tasks
 from taskcast_trio.server.openapi_examples import EXAMPLES, examples
 from taskcast_trio.server.route_parts import Scope
 from taskcast_trio.server.route_table import ROUTES, Route, routes
@@ -117,9 +117,9 @@ def test_deleting_a_task_is_told_where_people_look_for_it() -> None:
     ("operation", "declared"),
     [
         ("GET /tasks", routes_tasks.LIST_PARAMETERS),
-        ("GET /tasks/{task_id}/events", routes_events.STREAM_PARAMETERS),
-        ("GET /tasks/{task_id}/events/history", routes_events.HISTORY_PARAMETERS),
-        ("GET /events", routes_events.GLOBAL_PARAMETERS),
+        ("GET /tasks/{task_id}/events", queries.STREAM_PARAMETERS),
+        ("GET /tasks/{task_id}/events/history", queries.HISTORY_PARAMETERS),
+        ("GET /events", queries.GLOBAL_PARAMETERS),
     ],
 )
 def test_documented_query_parameters_are_those_that_the_server_reads(

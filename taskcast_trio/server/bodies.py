@@ -1,0 +1,75 @@
+"""Reading and decoding request bodies."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from taskcast_trio.config.schema import Limits
+from taskcast_trio.core import jsontext
+from taskcast_trio.core.errors import PayloadTooLarge, RequestTimeout
+from taskcast_trio.server.plain import field_of
+from taskcast_trio.server.target import Receive, Scope
+
+BODY_TIMEOUT_S: Final = 10.0
+THREAD_BYTES: Final = 2 * 1024 * 1024
+
+
+class PeerGone(Exception):
+    """The peer left before its request was complete."""
+
+
+async def parse_body(body: bytes, type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> Any:
+    """The body, decoded and checked; it may nest ``wrapped_levels`` deeper than others.
+
+    Raises:
+        BadRequest: it is not what ``type_`` describes.
+    """
+    parse = partial(jsontext.parse, body, type_, max_depth=limits.json_depth + wrapped_levels)
+    # A large body would hold up every stream for as long as it takes.
+    return await trio.to_thread.run_sync(parse) if len(body) > THREAD_BYTES else parse()
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        PayloadTooLarge: it is over ``limit`` bytes; of a declared length before it is read.
+        RequestTimeout: it did not come in time.
+        PeerGone: the peer left.
+    """
+    declared = field_of(scope, b"content-length")
+    if declared is not None and int(declared) > limit:
+        raise too_large(limit)
+    message = await _next(receive)
+    body: bytes = message["body"]
+    if not message["more_body"] and len(body) <= limit:
+        return body
+    parts, size = [body], len(body)
+    with trio.move_on_after(BODY_TIMEOUT_S) as scope_:
+        while message["more_body"]:
+            if size > limit:
+                raise too_large(limit)
+            message = await _next(receive)
+            parts.append(message["body"])
+            size += len(message["body"])
+    if scope_.cancelled_caught:
+        raise RequestTimeout("The body did not come in time")
+    if size > limit:
+        raise too_large(limit)
+    return b"".join(parts)
+
+
+def too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is over the limit of {limit} bytes")
+
+
+async def _next(receive: Receive) -> Any:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise PeerGone
+    message.setdefault("body", b"")
+    message.setdefault("more_body", False)
+    return message

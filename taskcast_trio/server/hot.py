@@ -1,0 +1,122 @@
+"""The hot routes, publish and subscribe, as plain ASGI in front of Quart.
+
+They share the engine, the limits, the queries and the shape of errors with the routes behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from taskcast_trio.core import validate
+from taskcast_trio.core.errors import PayloadTooLarge, TaskcastError
+from taskcast_trio.engine import Runtime
+from taskcast_trio.server import sse
+from taskcast_trio.server.bodies import PeerGone, parse_body, read_body
+from taskcast_trio.server.plain import JSON, Answer, error_answer, field_of, json_answer
+from taskcast_trio.server.queries import (
+    STREAM_PARAMETERS,
+    Published,
+    follow_all_query,
+    follow_query,
+)
+from taskcast_trio.server.query import Query
+from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, path_id
+
+ROUTES: Final = (
+    ("POST", "/tasks/{task_id}/events"),
+    ("GET", "/tasks/{task_id}/events"),
+    ("GET", "/events"),
+)
+_READS: Final = ("GET", "HEAD")
+
+log = structlog.get_logger(__name__)
+
+
+class HotRoutes:
+    """ASGI middleware that answers the hot routes and hands on everything else."""
+
+    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+        config = runtime.config
+        self._app = app
+        self._engine = runtime.engine
+        self._limits = config.limits
+        self._task_pace = sse.Pace(config.sse.keepalive_seconds, config.sse.retry_ms)
+        self._global_pace = sse.Pace(config.sse.global_keepalive_seconds, config.sse.retry_ms)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        handler = self._route(scope, receive) if scope["type"] == "http" else None
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            answer = await handler
+        except TaskcastError as raised:
+            answer = error_answer(raised)
+        except PeerGone:
+            return
+        except Exception as error:
+            log.error("request crashed", error=type(error).__name__, exc_info=error)
+            text = msgspec.json.encode({"error": "Internal server error", "code": "internal_error"})
+            answer = Answer(500, text, [JSON])
+        if isinstance(answer, Answer):
+            await answer.send(send)
+        else:
+            await sse.send_stream(answer, scope, receive, send)
+
+    def _route(self, scope: Scope, receive: Receive) -> Awaitable[Answer | sse.Stream] | None:
+        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        method: str = scope["method"]
+        if path == "/events":
+            return self._follow_all(scope) if method in _READS else None
+        parts = path.split("/")
+        if len(parts) != 4 or parts[1] != "tasks" or parts[3] != "events" or not parts[2]:
+            return None
+        if method == "POST":
+            return self._publish(path_id(parts[2]), scope, receive)
+        return self._follow(path_id(parts[2]), scope) if method in _READS else None
+
+    async def _publish(self, task_id: str, scope: Scope, receive: Receive) -> Answer:
+        limits = self._limits
+        key = field_of(scope, b"idempotency-key")
+        body = await read_body(scope, receive, limits.body_bytes)
+        published: Published = await parse_body(body, Published, limits)
+        single = not isinstance(published, list)
+        drafts = published if isinstance(published, list) else [published]
+        if len(drafts) > limits.batch_events:
+            raise PayloadTooLarge(f"A batch holds at most {limits.batch_events} events")
+        entries = await self._engine.publish(
+            task_id,
+            drafts,
+            key=None if key is None else validate.idempotency_key(key.decode("latin-1")),
+        )
+        events = [entry.event for entry in entries]
+        return json_answer(201, msgspec.json.encode(events[0] if single else events))
+
+    async def _follow(self, task_id: str, scope: Scope) -> Answer | sse.Stream:
+        parameters = Query(scope["query_string"], STREAM_PARAMETERS)
+        how = follow_query(parameters, _last_event_id(scope))
+        status = await self._engine.finished(task_id, how)
+        if status is not None:
+            return Answer(204, headers=[(b"taskcast-status", status.encode())])
+        subscription = self._engine.subscribe(task_id, how)
+        wrap = parameters.get("wrap") != "false"
+        return sse.TaskStream(subscription, self._task_pace, wrap=wrap)
+
+    async def _follow_all(self, scope: Scope) -> sse.Stream:
+        options = follow_all_query(scope["query_string"])
+        await trio.lowlevel.checkpoint()
+        return sse.GlobalStream(self._engine.follow_all(options), self._global_pace)
+
+
+def _last_event_id(scope: Scope) -> str | None:
+    """The header, as UTF-8: the encoding in which an ``EventSource`` sends it."""
+    value = field_of(scope, b"last-event-id")
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1") if value else None

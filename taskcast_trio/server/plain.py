@@ -1,0 +1,52 @@
+"""Answers of plain ASGI, for what stands in front of Quart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+import msgspec
+
+from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.server.target import Scope, Send
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+JSON: Final = (b"content-type", b"application/json")
+RETRY_AFTER: Final = (b"retry-after", b"1")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = field(default_factory=list)
+
+    async def send(self, send: Send) -> None:
+        headers = self.headers
+        if self.status != HTTPStatus.NO_CONTENT:
+            headers = [*headers, (b"content-length", b"%d" % len(self.body))]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def json_answer(status: int, text: bytes) -> Answer:
+    return Answer(status, text, [JSON])
+
+
+def error_answer(raised: TaskcastError) -> Answer:
+    """The one shape of errors."""
+    text = msgspec.json.encode({"error": str(raised), "code": raised.code})
+    return Answer(raised.status, text, [JSON, RETRY_AFTER] if raised.wait else [JSON])
+
+
+def field_of(scope: Scope, name: bytes) -> bytes | None:
+    """The first header field of this (lower-case) name."""
+    for each, value in scope["headers"]:
+        if each == name:
+            found: bytes = value
+            return found
+    return None
