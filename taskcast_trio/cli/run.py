@@ -17,7 +17,7 @@ import trio
 from taskcast_trio import __version__
 from taskcast_trio.config import Config, Loaded
 from taskcast_trio.engine.runtime import open_runtime
-from taskcast_trio.logs import setup_logging
+from taskcast_trio.logs import access_logger, setup_logging
 from taskcast_trio.server.access import AccessLog
 from taskcast_trio.server.app import create_app
 from taskcast_trio.server.connection import GuardStats
@@ -90,9 +90,7 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
     drained = False
     async with open_runtime(config) as runtime:
         stats = GuardStats()
-        app = AccessLog(
-            create_app(runtime, stats=stats), structlog.get_logger("taskcast_trio.access")
-        )
+        app = AccessLog(create_app(runtime, stats=stats), access_logger(config.log_level))
         async with trio.open_nursery() as nursery:
             await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
             async with trio.open_nursery() as serving:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import accumulate
 from math import isinf
 from typing import Any, get_args
@@ -191,6 +192,12 @@ def _detach(value: Any, mask: Mask | None, path: str) -> Any:
         text = one_line(bytes(value))
         return msgspec.Raw(mask.undo(text) if mask else text)
     if isinstance(value, msgspec.Struct):
+        if mask is None:
+            for name in _carriers(type(value)):
+                field = getattr(value, name)
+                if field is not msgspec.UNSET:
+                    msgspec.structs.force_setattr(value, name, _detach(field, None, path))
+            return value
         for name, wire_name in zip(
             value.__struct_fields__, value.__struct_encode_fields__, strict=True
         ):
@@ -204,6 +211,18 @@ def _detach(value: Any, mask: Mask | None, path: str) -> Any:
     if isinstance(value, str) and mask and mask.marks(value):
         raise BadRequest(f"A lone surrogate can't stand here - at `{path}`")
     return value
+
+
+@cache
+def _carriers(type_: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The fields that may hold raw values, themselves or inside."""
+    return tuple(field.name for field in msgspec.structs.fields(type_) if _may_carry(field.type))
+
+
+def _may_carry(hint: Any) -> bool:
+    if hint is msgspec.Raw or (isinstance(hint, type) and issubclass(hint, msgspec.Struct)):
+        return True
+    return any(_may_carry(inner) for inner in get_args(hint))
 
 
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])

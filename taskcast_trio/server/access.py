@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+from random import getrandbits
 from time import monotonic
 from typing import Any, Final
-from uuid import uuid4
 
-from structlog.contextvars import bound_contextvars
-
+from taskcast_trio.logs import request_fields
 from taskcast_trio.server.target import ASGIApp, Message, Receive, Scope, Send, origin_form
 
 MAX_LOGGED_PATH: Final = 512
@@ -22,7 +21,7 @@ def request_id_of(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name.lower() == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid4().hex
+    return f"{getrandbits(128):032x}"
 
 
 def loggable_path(scope: Scope) -> str:
@@ -42,8 +41,8 @@ class AccessLog:
     Fields: `method`, `path`, `status` (None if the request ended without a response),
     `duration_ms`, `bytes` (of body, before transfer coding), `client`, `request_id`, and `task_id`
     (percent-encoded, as in the path) on the routes of a task. A stream is logged at its end.
-    `/health*` and `/metrics` are logged at debug level, the rest at info level. Both ids are in the
-    structlog context variables while the application runs.
+    `/health*` and `/metrics` are logged at debug level, the rest at info level. Both ids are on
+    every log line written while the application runs.
 
     Exceptions and cancellation pass through; the line is written all the same.
 
@@ -82,24 +81,25 @@ class AccessLog:
         if task := _TASK.search(path):
             about["task_id"] = task[1]
         started = monotonic()
-        with bound_contextvars(**about):
-            try:
-                await self._app(scope, receive, observe)
-            except Exception:
-                status = status or 500  # what the server answers when nothing was sent
-                raise
-            finally:
-                log = self._logger.debug if _is_probe(scope, path) else self._logger.info
-                log(
-                    "request",
-                    method=scope.get("method", "WEBSOCKET"),
-                    path=path,
-                    status=status,
-                    duration_ms=round((monotonic() - started) * 1000, 3),
-                    bytes=sent_bytes,
-                    client=(scope.get("client") or (None,))[0],
-                    **about,
-                )
+        bound = request_fields.set(about)
+        try:
+            await self._app(scope, receive, observe)
+        except Exception:
+            status = status or 500  # what the server answers when nothing was sent
+            raise
+        finally:
+            request_fields.reset(bound)
+            log = self._logger.debug if _is_probe(scope, path) else self._logger.info
+            log(
+                "request",
+                method=scope.get("method", "WEBSOCKET"),
+                path=path,
+                status=status,
+                duration_ms=round((monotonic() - started) * 1000, 3),
+                bytes=sent_bytes,
+                client=(scope.get("client") or (None,))[0],
+                **about,
+            )
 
 
 def _is_probe(scope: Scope, path: str) -> bool:

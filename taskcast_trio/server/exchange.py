@@ -61,13 +61,9 @@ class Inbox:
         """What came since the last answer: an upgrade takes it along."""
         self.ended = False
 
-    async def read(self, deadline: float) -> None:
-        """Take what comes next.
-
-        Raises:
-            trio.TooSlowError: nothing came before ``deadline``.
-        """
-        data = await self.wire.read(deadline)
+    async def read(self) -> None:
+        """Take what comes next. Cancellation loses nothing."""
+        data = await self.wire.read()
         if not data:
             self.ended = True
             return
@@ -166,6 +162,13 @@ class Exchange:
         self._context.log.error("application failed", error)
 
     async def _receive(self) -> Message:
+        self._receiving = True
+        try:
+            return await self._next_message()
+        finally:
+            self._receiving = False
+
+    async def _next_message(self) -> Message:
         request, inbox = self._request, self._inbox
         while not request.body and not request.complete:
             if inbox.parser.error is not None:
@@ -177,9 +180,9 @@ class Exchange:
                 request.expects_continue = False
                 await self._write(_CONTINUE)
             inbox.since_idle.clear()
-            try:
-                await inbox.read(trio.current_time() + BODY_TIMEOUT_S)
-            except trio.TooSlowError:
+            with trio.move_on_after(BODY_TIMEOUT_S) as patience:
+                await inbox.read()
+            if patience.cancelled_caught:
                 self.refused = ProtocolError("The body did not come in time", 408)
                 return _DISCONNECT
         if request.body or not self._told_end:
@@ -188,11 +191,7 @@ class Exchange:
             self._told_end = request.complete
             return {"type": "http.request", "body": body, "more_body": not request.complete}
         if self._watch is None:
-            self._receiving = True
-            try:
-                await self._listen()
-            finally:
-                self._receiving = False
+            await self._listen()
         await self._over.wait()
         return _DISCONNECT
 
@@ -200,7 +199,7 @@ class Exchange:
         """Wait for the peer to leave; the application then has a moment to end by itself."""
         inbox = self._inbox
         while not inbox.ended and not inbox.full:
-            await inbox.read(float("inf"))
+            await inbox.read()
         if inbox.ended:
             self._scope.deadline = trio.current_time() + self._context.limits.close_grace_s
             self._over.set()

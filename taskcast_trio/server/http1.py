@@ -103,11 +103,9 @@ class Http1Connection:
                 return None
             if parser.in_head and head_deadline == math.inf:
                 head_deadline = trio.current_time() + limits.header_timeout_s
-            with trio.CancelScope() as self._idle_scope:
-                try:
-                    await inbox.read(min(head_deadline, idle_deadline))
-                except trio.TooSlowError:
-                    return None
+            deadline = min(head_deadline, idle_deadline)
+            with trio.CancelScope(deadline=deadline) as self._idle_scope:
+                await inbox.read()
             if self._idle_scope.cancelled_caught:
                 return None
         self._idle_scope = None
@@ -135,9 +133,8 @@ class Http1Connection:
         if not unread:
             return
         await wire.end()
-        deadline = trio.current_time() + self._limits.close_grace_s
-        with suppress(trio.TooSlowError):
-            while await wire.read(deadline):
+        with trio.move_on_after(self._limits.close_grace_s):
+            while await wire.read():
                 pass
 
     async def _hand_over(self, stream: SocketStream, begun: bytes) -> None:

@@ -25,6 +25,8 @@ MAX_TARGET_BYTES: Final = 16 * 1024
 12 KiB percent-encoded; RFC 9110 4.1 asks for 8,000 bytes at least."""
 
 _ABSOLUTE: Final = re.compile(rb"(?i:https?|wss?)://([^/?#]*)(.*)", re.DOTALL)
+_PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+|/")
+_PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}(?::\d{1,4})?")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NOT_VISIBLE_ASCII: Final = re.compile(rb"[^\x21-\x7e]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -145,8 +147,30 @@ class TargetGuard:
             return
         await self._app(checked, receive, send)
 
+    def _is_plain(self, scope: Scope, raw_path: bytes | None) -> bool:
+        """Whether nothing needs to be checked or changed, as for most requests."""
+        if raw_path is None or "root_path" not in scope or "%" in scope["root_path"]:
+            return False
+        if len(raw_path) + 1 + len(scope["query_string"]) > self._max_target_bytes:
+            return False
+        if not _PLAIN_PATH.fullmatch(raw_path) or scope["path"] != raw_path.decode():
+            return False
+        if _NOT_VISIBLE_ASCII.search(scope["query_string"]):
+            return False
+        hosts = 0
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts += 1
+                if not _PLAIN_HOST.fullmatch(value):
+                    return False
+            elif name == b"transfer-encoding" or name != name.lower():
+                return False
+        return hosts <= 1
+
     def _check(self, scope: Scope) -> Scope:
         raw_path: bytes | None = scope.get("raw_path")
+        if self._is_plain(scope, raw_path):
+            return scope
         query: bytes = scope.get("query_string", b"")
         headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         _check_framing(headers, scope.get("http_version", "1.1"))

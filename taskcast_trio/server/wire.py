@@ -45,27 +45,13 @@ class Wire:
         """The connection as a Trio stream, for another owner; this object is spent."""
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._socket))
 
-    async def read(self, deadline: float) -> bytes:
-        """What has come, b"" at the end of it.
-
-        Raises:
-            trio.TooSlowError: nothing came before ``deadline`` (trio's time).
-        """
-        try:
-            data = self._socket.recv(MAX_RECV)
-        except BlockingIOError:
-            pass
-        except OSError:
-            return b""
-        else:
-            await trio.lowlevel.checkpoint()
-            return data
+    async def read(self) -> bytes:
+        """What has come, b"" at the end of it. Cancellation loses nothing."""
         while True:
-            with trio.fail_at(deadline):
-                try:
-                    await trio.lowlevel.wait_readable(self._socket)
-                except (OSError, trio.ClosedResourceError):
-                    return b""
+            try:
+                await trio.lowlevel.wait_readable(self._socket)
+            except (OSError, trio.ClosedResourceError):
+                return b""
             self._yielded = trio.current_time()
             try:
                 return self._socket.recv(MAX_RECV)
@@ -152,12 +138,11 @@ class TlsWire:
     def release(self) -> SocketStream:
         return self._stream
 
-    async def read(self, deadline: float) -> bytes:
-        with trio.fail_at(deadline):
-            try:
-                return bytes(await self._stream.receive_some(MAX_RECV))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return b""
+    async def read(self) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(MAX_RECV))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return b""
 
     async def write(self, data: bytes) -> None:
         rest = memoryview(data)

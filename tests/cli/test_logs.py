@@ -13,7 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.contextvars import bound_contextvars
 
-from taskcast_trio.logs import LEVELS, MAX_TEXT, hide_and_escape, setup_logging
+from taskcast_trio.logs import (
+    LEVELS,
+    MAX_TEXT,
+    access_logger,
+    hide_and_escape,
+    setup_logging,
+)
 
 pytestmark = pytest.mark.usefixtures("logging_restored")
 
@@ -138,3 +144,22 @@ def test_whatever_the_value_the_line_is_strict_json(value: object) -> None:
 
 def test_the_levels_are_those_of_the_configuration() -> None:
     assert set(LEVELS) == {"debug", "info", "warn", "error"}
+
+
+def test_a_line_per_request_is_json_with_the_same_frame_and_heeds_the_level(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for level in ("debug", "info", "warn"):
+        logger = access_logger(level, json=True)
+        logger.debug("request", path="/health")
+        logger.info("request", path="/tasks", status=200)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines] == ["debug", "info", "info"]
+    assert lines[1].pop("timestamp").endswith("Z")
+    assert lines[1] == {
+        "path": "/tasks",
+        "status": 200,
+        "event": "request",
+        "level": "info",
+        "logger": "taskcast_trio.access",
+    }

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from taskcast_trio.logs import merge_request_fields
 from taskcast_trio.server.access import AccessLog, loggable_path
 
 
@@ -37,7 +38,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.fixture
 def lines() -> Iterator[list[Any]]:
-    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as captured:
+    with capture_logs(processors=[merge_request_fields]) as captured:
         yield captured
 
 
