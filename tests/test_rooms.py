@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "config": {"config", "core.errors"},
     "storage": {"storage", "core", "config"},
     "engine": {"engine", "storage", "core", "config"},
-    "server": {"server", "engine", "storage", "core", "config"},
+    "server": {"server", "engine", "storage", "core", "config", "logs"},
     "client": {"client", "core"},
     "logs": set[str](),
     "cli": {"cli", "server", "engine", "storage", "client", "core", "config", "logs"},

@@ -37,8 +37,8 @@ class Http1Connection:
         self._wire: Wire | TlsWire | None = None
         self._guarded: GuardedConnection | None = None
         self._scope = trio.CancelScope()
-        self._idle_scope: trio.CancelScope | None = trio.CancelScope()
-        """The wait for a request; None while one is answered."""
+        """All of it; its deadline is that of the wait for a request, while there is one."""
+        self._idle = True
 
     async def run(self) -> None:
         """Serve until either side closes. Cancelling it cuts; the stream is closed in any case."""
@@ -94,7 +94,8 @@ class Http1Connection:
     async def _next(self, inbox: Inbox, head_deadline: float) -> Request | None:
         """The next request; None where the connection is to be closed."""
         parser, limits = inbox.parser, self._limits
-        idle_deadline = trio.current_time() + limits.keep_alive_timeout_s
+        self._idle = True
+        self._scope.deadline = idle_deadline = trio.current_time() + limits.keep_alive_timeout_s
         while not parser.requests:
             if parser.error is not None:
                 await self._refuse(inbox.wire, parser.error)
@@ -103,12 +104,11 @@ class Http1Connection:
                 return None
             if parser.in_head and head_deadline == math.inf:
                 head_deadline = trio.current_time() + limits.header_timeout_s
-            deadline = min(head_deadline, idle_deadline)
-            with trio.CancelScope(deadline=deadline) as self._idle_scope:
-                await inbox.read()
-            if self._idle_scope.cancelled_caught:
-                return None
-        self._idle_scope = None
+            if head_deadline < idle_deadline:
+                self._scope.deadline = head_deadline
+            await inbox.read()
+        self._idle = False
+        self._scope.deadline = math.inf
         request = parser.requests.popleft()
         if parser.error is not None and not request.complete:
             await self._refuse(inbox.wire, parser.error)
@@ -144,10 +144,8 @@ class Http1Connection:
     def begin_drain(self) -> None:
         if self._guarded is not None:
             self._guarded.begin_drain()
-        elif self._wire is None:
+        elif self._idle:
             self._scope.cancel()
-        elif self._idle_scope is not None:
-            self._idle_scope.cancel()
 
     def abort(self) -> None:
         self._scope.cancel()
