@@ -29,6 +29,7 @@ LEVELS: Final[Mapping[str, int]] = {
 MAX_TEXT: Final = 4096
 """Longer texts are cut: a log line is no place for a document. Tracebacks have ten times that."""
 MAX_DEPTH: Final = 4
+MAX_HELD_LINES: Final = 64
 
 HIDDEN: Final = "[hidden]"
 _HIDDEN_FIELDS: Final = frozenset(
@@ -122,12 +123,14 @@ def setup_logging(level: str, *, json: bool | None = None) -> None:
 class PlainLines:
     """A logger for fields that are harmless as they are: JSON lines without processors.
 
-    A line costs a tenth of one through structlog, which matters for one per request.
+    A line costs a tenth of one through structlog, which matters for one per request. Lines are held
+    back until there are some, or until :meth:`flush`, which its owner calls from time to time.
     """
 
     def __init__(self, name: str, level: str) -> None:
         self._name = name
         self._level = LEVELS[level]
+        self._lines: list[bytes] = []
 
     def debug(self, event: str, **fields: object) -> None:
         if self._level <= logging.DEBUG:
@@ -142,16 +145,25 @@ class PlainLines:
         fields["level"] = level
         fields["logger"] = self._name
         fields["timestamp"] = datetime.now(UTC)
-        stream = sys.stderr.buffer
-        stream.write(msgspec.json.encode(fields) + b"\n")
-        stream.flush()
+        self._lines.append(msgspec.json.encode(fields))
+        if len(self._lines) >= MAX_HELD_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
+            sys.stderr.buffer.flush()
 
 
-def access_logger(level: str, *, json: bool | None = None) -> Any:
-    """The logger of requests, in the form that ``setup_logging`` gives the others."""
+ACCESS_LOG: Final = "taskcast_trio.access"
+
+
+def access_lines(level: str, *, json: bool | None = None) -> PlainLines | None:
+    """The logger of requests where ``setup_logging`` makes the others JSON; None elsewhere."""
     as_json = not sys.stderr.isatty() if json is None else json
-    name = "taskcast_trio.access"
-    return PlainLines(name, level) if as_json else structlog.get_logger(name)
+    return PlainLines(ACCESS_LOG, level) if as_json else None
 
 
 def hide_and_escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

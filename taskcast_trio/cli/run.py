@@ -17,7 +17,7 @@ import trio
 from taskcast_trio import __version__
 from taskcast_trio.config import Config, Loaded
 from taskcast_trio.engine.runtime import open_runtime
-from taskcast_trio.logs import access_logger, setup_logging
+from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_logging
 from taskcast_trio.server.access import AccessLog
 from taskcast_trio.server.app import create_app
 from taskcast_trio.server.connection import GuardStats
@@ -31,6 +31,7 @@ from taskcast_trio.server.serve import (
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_HUNG: Final = 70
+FLUSH_EVERY_S: Final = 0.2
 WATCHDOG_MARGIN_S: Final = 10.0
 """How long after the grace period a process that has not ended is ended without ceremony."""
 
@@ -90,8 +91,11 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
     drained = False
     async with open_runtime(config) as runtime:
         stats = GuardStats()
-        app = AccessLog(create_app(runtime, stats=stats), access_logger(config.log_level))
+        lines = access_lines(config.log_level)
+        app = AccessLog(create_app(runtime, stats=stats), lines or structlog.get_logger(ACCESS_LOG))
         async with trio.open_nursery() as nursery:
+            if lines is not None:
+                nursery.start_soon(_flush, lines)
             await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
             async with trio.open_nursery() as serving:
                 # Beside serve, not around it: a drain may be over before this task has run.
@@ -106,6 +110,15 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
             nursery.cancel_scope.cancel()
     log.info("stopped", drained=drained)
     return drained
+
+
+async def _flush(lines: PlainLines) -> None:
+    try:
+        while True:
+            await trio.sleep(FLUSH_EVERY_S)
+            lines.flush()
+    finally:
+        lines.flush()
 
 
 async def _end_by_signal(

@@ -9,6 +9,7 @@ resolves to a position without a look-up, even after the event itself is gone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _DIGITS = {c: i for i, c in enumerate(_ALPHABET)}
@@ -49,9 +50,14 @@ def new_epoch(noise: int) -> str:
     return _encode(noise & (2**EPOCH_BITS - 1), _PART_LENGTH)
 
 
+@lru_cache(maxsize=256)
+def _time_part(time_ms: int) -> str:
+    return _encode(time_ms & MAX_TIME_MS, _TIME_LENGTH)
+
+
 def event_id(time_ms: int, epoch: str, index: int) -> str:
     """The id of the event at ``index`` of the log ``epoch``, stamped ``time_ms`` (Unix, ms)."""
-    return _encode(time_ms & MAX_TIME_MS, _TIME_LENGTH) + epoch + _encode(index, _PART_LENGTH)
+    return _time_part(time_ms) + epoch + _encode(index, _PART_LENGTH)
 
 
 def parse_event_id(text: str) -> Position | None:

@@ -67,6 +67,8 @@ class AccessLog:
             nonlocal status, sent_bytes
             await send(message)
             match message["type"]:
+                case "taskcast.answer":
+                    status, sent_bytes = message["status"], len(message["body"])
                 case "http.response.start" | "websocket.http.response.start":
                     status = message["status"]
                 case "http.response.body" | "websocket.http.response.body":

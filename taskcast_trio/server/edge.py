@@ -16,6 +16,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.server.plain import Answer, Headers, error_answer, field_of
 from taskcast_trio.server.target import ASGIApp, Message, Receive, Scope, Send
 
+_OPENINGS: Final = ("taskcast.answer", "http.response.start")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 CORS_METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE"
 EXPOSED: Final = b"Retry-After, Taskcast-Status"
@@ -78,16 +79,16 @@ class Edge:
         marks = self._cors.marks(field_of(scope, b"origin")) if self._cors else None
 
         async def mark(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in _OPENINGS:
                 self._count(scope["method"], message["status"])
                 if marks:
                     message["headers"] = [*message.get("headers", ()), *marks]
             await send(message)
 
         if self._cors and (preflight := self._cors.preflight(scope)) is not None:
-            await Answer(204, headers=preflight).send(mark)
+            await Answer(204, headers=preflight).send(scope, mark)
         elif self._drain.is_set() and not _is_health(scope):
-            await error_answer(Draining("The server is shutting down: try again")).send(mark)
+            await error_answer(Draining("The server is shutting down: try again")).send(scope, mark)
         else:
             await self._app(scope, receive, mark)
 

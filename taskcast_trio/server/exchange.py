@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from time import time
 from typing import Any, Final
@@ -49,6 +51,34 @@ def head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
     """The head of an answer, but for the blank line."""
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
     return line + _Date.now() + b"".join(b"%b: %b\r\n" % field for field in headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    text: bytes
+    has_length: bool
+    closes: bool
+
+
+@lru_cache(maxsize=1024)
+def _encode_fields(headers: tuple[tuple[bytes, bytes], ...], bodiless: bool) -> _Fields:
+    """The header fields of an answer as they are sent. Answers repeat themselves: so it is cached.
+
+    Raises:
+        ValueError: a name or value could not be sent without changing what follows.
+    """
+    lines, has_length, closes = [], False, False
+    for name, value in headers:
+        name = bytes(name).lower()
+        if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
+            raise ValueError(f"header field {name!r} can't be sent")
+        if name == b"content-length":
+            has_length = True
+            if bodiless:
+                continue
+        closes = closes or (name == b"connection" and value.lower() == b"close")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return _Fields(b"".join(lines), has_length, closes)
 
 
 class Inbox:
@@ -136,7 +166,7 @@ class Exchange:
             "client": self._client,
             "server": self._server,
             "state": context.state.copy(),
-            "extensions": {},
+            "extensions": {"taskcast.answer": {}},
         }
         try:
             with self._scope:
@@ -211,12 +241,17 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
+            case "taskcast.answer":
+                self._start = message
+                await self._write(self._frame(message["body"], more=False))
+                self._complete = True
+                self._over.set()
             case "http.response.start":
                 self._start = message
             case "http.response.body":
                 body = message.get("body", b"")
                 more = message.get("more_body", False)
-                await self._write(self._frame(body, more))
+                await self._write(self._frame(body, more=more))
                 if not more:
                     self._complete = True
                     self._over.set()
@@ -224,7 +259,7 @@ class Exchange:
                     self._watch = trio.CancelScope()
                     self._nursery.start_soon(self._listen_beside, self._watch)
 
-    def _frame(self, body: bytes, more: bool) -> bytes:
+    def _frame(self, body: bytes, *, more: bool) -> bytes:
         opening = b""
         if self._start is not None:
             opening, self._start = self._head(self._start, body, more), None
@@ -237,31 +272,32 @@ class Exchange:
 
     def _head(self, start: Message, body: bytes, more: bool) -> bytes:
         status: int = start["status"]
-        headers = [(bytes(name).lower(), bytes(value)) for name, value in start.get("headers", ())]
-        for name, value in headers:
-            if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-                raise ValueError(f"header field {name!r} can't be sent")
-        names = {name for name, _ in headers}
+        fields = _encode_fields(tuple(map(tuple, start.get("headers", ()))), status in _BODILESS)
+        parts = [
+            _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
+            _Date.now(),
+            fields.text,
+        ]
         head_only = self._request.method == "HEAD"
         self._bodiless = head_only or status in _BODILESS
-        if status in _BODILESS:
-            headers = [field for field in headers if field[0] != b"content-length"]
-        elif b"content-length" not in names and not head_only:
+        if not fields.has_length and not self._bodiless:
             if not more:
-                headers.append((b"content-length", b"%d" % len(body)))
+                parts.append(b"content-length: %d\r\n" % len(body))
             elif self._request.version == "1.1":
                 self._chunked = True
-                headers.append((b"transfer-encoding", b"chunked"))
+                parts.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.keep_alive = False
-        if self._context.draining or not self._request.complete:
+        if self._context.draining or not self._request.complete or fields.closes:
             self.keep_alive = False
         if not self.keep_alive:
-            headers.append((b"connection", b"close"))
+            if not fields.closes:
+                parts.append(b"connection: close\r\n")
         elif self._request.version == "1.0":
-            headers.append((b"connection", b"keep-alive"))
+            parts.append(b"connection: keep-alive\r\n")
         self._started = True
-        return head(status, headers) + b"\r\n"
+        parts.append(b"\r\n")
+        return b"".join(parts)
 
     async def _write(self, data: bytes) -> None:
         if self._lost is None and data:

@@ -64,7 +64,7 @@ class HotRoutes:
             text = msgspec.json.encode({"error": "Internal server error", "code": "internal_error"})
             answer = Answer(500, text, [JSON])
         if isinstance(answer, Answer):
-            await answer.send(send)
+            await answer.send(scope, send)
         else:
             await sse.send_stream(answer, scope, receive, send)
 

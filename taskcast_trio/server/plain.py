@@ -25,8 +25,19 @@ class Answer:
     body: bytes = b""
     headers: Headers = field(default_factory=list)
 
-    async def send(self, send: Send) -> None:
+    async def send(self, scope: Scope, send: Send) -> None:
+        """Send it: as one message to a server of ours, which costs half of the usual two."""
         headers = self.headers
+        if "taskcast.answer" in scope.get("extensions", ()):
+            await send(
+                {
+                    "type": "taskcast.answer",
+                    "status": self.status,
+                    "headers": headers,
+                    "body": self.body,
+                }
+            )
+            return
         if self.status != HTTPStatus.NO_CONTENT:
             headers = [*headers, (b"content-length", b"%d" % len(self.body))]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})

@@ -16,7 +16,7 @@ from structlog.contextvars import bound_contextvars
 from taskcast_trio.logs import (
     LEVELS,
     MAX_TEXT,
-    access_logger,
+    access_lines,
     hide_and_escape,
     setup_logging,
 )
@@ -150,9 +150,11 @@ def test_a_line_per_request_is_json_with_the_same_frame_and_heeds_the_level(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for level in ("debug", "info", "warn"):
-        logger = access_logger(level, json=True)
+        logger = access_lines(level, json=True)
+        assert logger is not None
         logger.debug("request", path="/health")
         logger.info("request", path="/tasks", status=200)
+        logger.flush()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["level"] for line in lines] == ["debug", "info", "info"]
     assert lines[1].pop("timestamp").endswith("Z")
