@@ -1,113 +1,92 @@
-"""A load generator on raw sockets: keep-alive requests over some connections, and SSE readers."""
+"""Requests per second over 16 keep-alive connections: by wrk, or by raw sockets without it."""
 
 from __future__ import annotations
 
 import json
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import trio
+from .connection import complete, packet
 
-HEAD = "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+CONNECTIONS = 16
 
-
-def request(path: str, body: bytes) -> bytes:
-    return HEAD.format(path=path).encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-
-
-async def _answer(stream: trio.SocketStream, buffer: bytearray) -> bytes:
-    """One response with a Content-Length, off the stream."""
-    while True:
-        end = buffer.find(b"\r\n\r\n")
-        if end >= 0:
-            head = bytes(buffer[:end]).lower()
-            start = head.index(b"content-length:") + 15
-            length = int(head[start:].split(b"\r\n", 1)[0])
-            total = end + 4 + length
-            if len(buffer) >= total:
-                if not head.split(b" ", 2)[1].startswith(b"2"):
-                    raise RuntimeError(bytes(buffer[:total]).decode())
-                body = bytes(buffer[end + 4 : total])
-                del buffer[:total]
-                return body
-        data = await stream.receive_some(65536)
-        if not data:
-            raise RuntimeError("the server closed the connection")
-        buffer += data
+Rate = Callable[[int, str, bytes, float], float]
+"""Of port, path, body and seconds: POST requests per second that were answered 2xx."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server on loopback."""
+def generator() -> tuple[str, Rate]:
+    """The name and the function of the best generator at hand."""
+    if shutil.which("wrk"):
+        return f"wrk, 1 thread, {CONNECTIONS} connections", by_wrk
+    return f"raw sockets in Python (no wrk on PATH), {CONNECTIONS} connections", by_sockets
 
-    port: int
 
-    async def post(self, path: str, value: object) -> dict[str, object]:
-        """One request on a connection of its own."""
-        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
-            await stream.send_all(request(path, json.dumps(value).encode()))
-            answer: dict[str, object] = json.loads(await _answer(stream, bytearray()))
-            return answer
+def by_wrk(port: int, path: str, body: bytes, seconds: float) -> float:
+    """Measure with wrk, which knows whole seconds only."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        # Of the escapes of JSON only those for quotes and backslashes occur: Lua has the same.
+        script.write(
+            'wrk.method = "POST"\n'
+            'wrk.headers["Content-Type"] = "application/json"\n'
+            f"wrk.body = {json.dumps(body.decode('ascii'))}\n"
+        )
+        script.flush()
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s"]
+        done = subprocess.run(
+            [*command, "-s", script.name, f"http://127.0.0.1:{port}{path}"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=seconds + 30,
+        )
+    return requests_per_second(done.stdout)
 
-    async def rate(self, packet: bytes, *, seconds: float, connections: int = 16) -> float:
-        """Requests per second of ``packet`` over keep-alive connections."""
-        count = 0
 
-        async def one() -> None:
-            nonlocal count
-            buffer = bytearray()
-            async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
-                while True:
-                    await stream.send_all(packet)
-                    await _answer(stream, buffer)
+def requests_per_second(report: str) -> float:
+    """Read the report of wrk. Raises RuntimeError when it tells of failed requests."""
+    failed = re.search(r"Non-2xx.*", report) or re.search(r"Socket errors.*[1-9].*", report)
+    found = re.search(r"Requests/sec:\s*([\d.]+)", report)
+    if failed or not found:
+        raise RuntimeError(f"wrk: {failed[0] if failed else report}")
+    return float(found[1])
+
+
+def by_sockets(port: int, path: str, body: bytes, seconds: float) -> float:
+    """Measure with non-blocking sockets, one request in flight on each.
+
+    Raises RuntimeError on an answer other than 2xx and when the server closes a connection.
+    """
+    request = packet("POST", path, body)
+    count = 0
+    with selectors.DefaultSelector() as selector:
+        sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
+        for each in sockets:
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            each.sendall(request)
+            selector.register(each, selectors.EVENT_READ, bytearray())
+        started = now = time.perf_counter()
+        while now < started + seconds:
+            for key, _ in selector.select(1):
+                connection = key.fileobj
+                assert isinstance(connection, socket.socket)
+                data = connection.recv(1 << 16)
+                key.data.extend(data)
+                if not data:
+                    raise RuntimeError("the server closed a connection")
+                if (found := complete(key.data)) is not None:
+                    status, _, end = found
+                    if not 200 <= status < 300:
+                        raise RuntimeError(f"{status} to POST {path}")
+                    del key.data[:end]
                     count += 1
-
-        started = time.perf_counter()
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                for _ in range(connections):
-                    nursery.start_soon(one)
-        return count / (time.perf_counter() - started)
-
-    async def fan_out(self, *, subscribers: int, batches: int, batch: int) -> float:
-        """Deliveries per second of events published in batches to subscribers of one task."""
-        task = await self.post("/tasks", {})
-        path = f"/tasks/{task['id']}/events"
-        expected = batches * batch
-        done = trio.Event()
-        ready = left = subscribers
-
-        async def follow(opened: trio.Event) -> None:
-            nonlocal ready, left
-            async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
-                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-                seen, tail = 0, b""
-                async for data in stream:
-                    if not seen and ready and b"retry:" in data:
-                        ready -= 1
-                        if not ready:
-                            opened.set()
-                    tail += data
-                    seen += tail.count(b"event: taskcast.event")
-                    tail = tail[-20:] if b"event: taskcast.event" not in tail[-20:] else b""
-                    if seen >= expected:
-                        break
-            left -= 1
-            if not left:
-                done.set()
-
-        opened = trio.Event()
-        body = json.dumps([{"type": "llm.delta", "level": "info", "data": {"delta": "x"}}] * batch)
-        packet = request(path, body.encode())
-        async with trio.open_nursery() as nursery:
-            for _ in range(subscribers):
-                nursery.start_soon(follow, opened)
-            await opened.wait()
-            started = time.perf_counter()
-            async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
-                buffer = bytearray()
-                for _ in range(batches):
-                    await stream.send_all(packet)
-                    await _answer(stream, buffer)
-            await done.wait()
-        return expected * subscribers / (time.perf_counter() - started)
+                    connection.sendall(request)
+            now = time.perf_counter()
+        for each in sockets:
+            each.close()
+    return count / (now - started)

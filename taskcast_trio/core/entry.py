@@ -92,6 +92,8 @@ def sse_id(text: str) -> bytes:
     """An id as a field value: line breaks and NUL (imported ids may hold them) would end or void
     the field.
     """
+    if text.isprintable():
+        return text.encode()
     return text.translate({0x0A: " ", 0x0D: " ", 0x00: " "}).encode()
 
 

@@ -69,7 +69,7 @@ class FollowAll:
 
     async def __aenter__(self) -> Self:
         self._inbox = self._fanout.attach(None)
-        self._metrics.subscribers.labels("global").inc()
+        self._metrics.global_subscribers.inc()
         try:
             for record in await self._store.list_tasks():
                 self._recent.append(record)
@@ -91,7 +91,7 @@ class FollowAll:
     def close(self) -> None:
         """What leaving the context does: forget the subscription, without waiting."""
         self._fanout.detach(None, self._inbox)
-        self._metrics.subscribers.labels("global").dec()
+        self._metrics.global_subscribers.dec()
 
     def __aiter__(self) -> Self:
         return self

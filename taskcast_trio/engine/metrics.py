@@ -45,5 +45,6 @@ class Metrics:
             ["method", "status"],
             registry=self.registry,
         )
-        for kind in ("task", "global"):
-            self.subscribers.labels(kind)
+        # Looking a label up costs more than counting.
+        self.task_subscribers = self.subscribers.labels("task")
+        self.global_subscribers = self.subscribers.labels("global")

@@ -56,6 +56,7 @@ async def open_runtime(
     drain = trio.Event()
     raised: Exception | None = None
     async with trio.open_nursery(strict_exception_groups=True) as services:
+        await services.start(fanout.run, name="fan-out")
         await services.start(backend.broadcast.run, fanout, name="broadcast listener")
         services.start_soon(_close_on_drain, drain, fanout, name="drain")
         try:

@@ -7,11 +7,10 @@ exactly once and in order, whatever happens between.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Self, TypeAlias
+from typing import Final, Literal, Self, TypeAlias, cast
 
 import trio
 
@@ -27,7 +26,7 @@ from taskcast_trio.core.series import (
     fold,
     series_of,
 )
-from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import Commit, Page, ShortTermStore, TaskRecord
 
 from .fanout import Fanout
 from .history import PAGE_EVENTS, PASS_ALL
@@ -64,7 +63,23 @@ class Done:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Events of which none was filtered out: the same for every subscriber at this place.
+
+    ``shared`` is where subscribers of the same commit share what they make of it; None in a replay.
+    """
+
+    entries: Sequence[Entry]
+    filtered_index: int
+    shared: dict[tuple[bool, int], bytes] | None = None
+
+
+OBSERVE_ONE_IN: Final = 16
+"""Latencies are sampled: observing each would cost as much as a delivery."""
+
 Item: TypeAlias = Delivery | Gap | Done
+Pumped: TypeAlias = Item | Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +116,18 @@ class _Replay:
     collapse: bool
     after_place: int = -1
     cut_place: int = -1
+    since_ms: float | None = None
     left: int | None = None
     collapsed: set[str] = field(default_factory=set)
     owed: set[str] = field(default_factory=set)
     """The series of which pieces are behind, and the snapshot that has them is still to come."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is to be left out or put together."""
+        if self.left is not None or self.since_ms is not None:
+            return False
+        return not self.collapse or not any(accumulates(v.event) for v in self.values.values())
 
     def value_of(self, entry: Entry) -> Entry | None:
         """The value that stands for this piece; None where it stands for itself."""
@@ -158,12 +181,21 @@ class Subscription:
         self._replay: _Replay | None = None
         self._live = False
         self._ended = False
-        self._queue: deque[Item] = deque()
+        self._observed = 0
+        self._plain = follow.filter.passes_all and not follow.accumulated
+        """Whether every event passes as it is."""
+        self._runs = False
+        self._queue: list[Item] = []
         """What an iteration has received and not handed out yet."""
+
+    @property
+    def live(self) -> bool:
+        """Whether the replay is behind, and what comes next is live."""
+        return self._live and not self._ended and not self._queue
 
     async def __aenter__(self) -> Self:
         self._inbox = self._fanout.attach(self.task_id)
-        self._metrics.subscribers.labels("task").inc()
+        self._metrics.task_subscribers.inc()
         return self
 
     async def __aexit__(
@@ -177,7 +209,7 @@ class Subscription:
     def close(self) -> None:
         """What leaving the context does: forget the subscription, without waiting."""
         self._fanout.detach(self.task_id, self._inbox)
-        self._metrics.subscribers.labels("task").dec()
+        self._metrics.task_subscribers.dec()
 
     def __aiter__(self) -> Self:
         return self
@@ -188,7 +220,7 @@ class Subscription:
                 self._queue.extend(await self.receive())
             except trio.EndOfChannel:
                 raise StopAsyncIteration from None
-        return self._queue.popleft()
+        return self._queue.pop(0)
 
     async def receive(self) -> list[Item]:
         """The next items, at least one: all that is queued, or a page of the replay.
@@ -199,22 +231,82 @@ class Subscription:
             trio.EndOfChannel: ``Done`` was delivered before.
             Draining: the engine shuts down; the cursor is good for another server.
         """
+        while not self._ended or self._queue:
+            items = await self._next_page() or await self._receive_live()
+            if items:
+                return cast("list[Item]", items)  # runs are for replay() and pump() alone
+        raise trio.EndOfChannel
+
+    async def replay(self) -> list[Pumped]:
+        """The next page of what is behind; an empty list where the subscription is live, or over.
+
+        Where all events of a page pass they come as one ``Run``. Cancellation loses nothing.
+        """
+        self._runs = self._plain
+        try:
+            return await self._next_page()
+        finally:
+            self._runs = False
+
+    async def _next_page(self) -> list[Pumped]:
         if self._queue:
-            items = list(self._queue)
+            items: list[Pumped] = [*self._queue]
             self._queue.clear()
             return items
-        while not self._ended:
+        while not self._live and not self._ended:
             if self._epoch is None:
-                items = await self._start()
+                items = [*await self._start()]
             elif self._replay is not None:
                 items = await self._replay_places(self._replay)
-            elif self._live:
-                items = await self._receive_live()
             else:
                 items = await self._catch_up()
             if items:
                 return items
-        raise trio.EndOfChannel
+        return []
+
+    async def pump(
+        self,
+        write: Callable[[list[Pumped]], bool],
+        wait: Callable[[], Awaitable[object]],
+        scope: trio.CancelScope,
+    ) -> None:
+        """While live, hand items to ``write`` as they are committed, without a task switch each.
+
+        Where all events of a commit pass they come as one ``Run``. ``write`` is called from the
+        fan-out's own task and must not wait; False means that it took the items and wants no more
+        for now. Meanwhile this waits in ``wait``, inside ``scope``, which the caller has not
+        entered: it is cancelled when ``write`` wants no more, when ``Done`` was handed over, or
+        when something has to be waited for (go on with :meth:`receive`). Cancellation loses
+        nothing.
+        """
+        inbox = self._inbox
+        failed: list[Exception] = []
+
+        def hand_over() -> None:
+            try:
+                commits = inbox.take_nowait()
+                if not commits:
+                    self._reattach()
+                items = self._take_runs(commits)
+                go_on = write(items) if items else True
+            except Exception as error:  # it belongs to this subscriber, not to the fan-out
+                failed.append(error)
+                go_on = False
+            if not go_on or not self._live or self._ended:
+                inbox.on_ready = None
+                scope.cancel()
+
+        with scope:
+            if self.live:
+                inbox.on_ready = hand_over
+                try:
+                    if inbox.waiting:
+                        hand_over()
+                    await wait()
+                finally:
+                    inbox.on_ready = None
+        if failed:
+            raise failed[0]
 
     async def _start(self) -> list[Item]:
         """Find where to begin; a gap where the cursor is unknown."""
@@ -245,22 +337,27 @@ class Subscription:
             # Running values are made of all pieces, those before the cut too.
             after_place=-1 if follow.accumulated else cut_place,
             cut_place=cut_place,
+            since_ms=follow.since_timestamp if follow.last_event_id is None else None,
             left=follow.limit,
         )
         if follow.last_event_id is None:
             return []
         return [self._gap("unknown_cursor")]
 
-    async def _replay_places(self, replay: _Replay) -> list[Item]:
+    async def _replay_places(self, replay: _Replay) -> list[Pumped]:
         """A page in stored order: the first replay, as the contract has it."""
         try:
             page = await self._store.read_places(
                 self.task_id, after_place=replay.after_place, after_index=-1, limit=PAGE_EVENTS
             )
         except TaskNotFound:
-            return self._end("deleted")
+            return [*self._end("deleted")]
         if page.record.epoch != self._epoch:
-            return self._replaced(page.record)
+            return [*self._replaced(page.record)]
+        if self._runs and replay.whole and self._since_index is None:
+            newest = max((entry.index for entry in page.entries), default=-1)
+            if newest <= replay.high_water:
+                return self._replay_run(replay, page)
         items: list[Item] = []
         for entry in page.entries:
             replay.after_place = entry.place
@@ -279,11 +376,29 @@ class Subscription:
             self._replay = None
             if self._follow.accumulated:
                 self._values = {s: SeriesValue(entry) for s, entry in replay.values.items()}
+        return [*items]
+
+    def _replay_run(self, replay: _Replay, page: Page) -> list[Pumped]:
+        """The page as it is."""
+        items = self._run(page.entries)
+        if page.entries:
+            replay.after_place = page.entries[-1].place
+        if not page.more:
+            self._last = replay.high_water
+            self._replay = None
         return items
 
+    def _run(self, entries: Sequence[Entry]) -> list[Pumped]:
+        if not entries:
+            return []
+        run = Run(entries, self._filtered)
+        self._filtered += len(entries)
+        return [run]
+
     def _passed_cut(self, replay: _Replay, entry: Entry) -> bool:
-        since = self._follow.since_timestamp if self._follow.last_event_id is None else None
-        return entry.place > replay.cut_place and (since is None or entry.event.timestamp > since)
+        since_ms = replay.since_ms
+        after = since_ms is None or entry.event.timestamp > since_ms
+        return after and entry.place > replay.cut_place
 
     def _replay_one(self, replay: _Replay, entry: Entry, items: list[Item]) -> None:
         series = series_of(entry.event)
@@ -303,18 +418,24 @@ class Subscription:
         elif self._follow.filter.matches(value.type, value.level):
             replay.owed.add(series)
 
-    async def _catch_up(self) -> list[Item]:
+    async def _catch_up(self) -> list[Pumped]:
         """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
         end.
         """
         try:
             page = await self._store.read(self.task_id, after=self._last, limit=PAGE_EVENTS)
         except TaskNotFound:
-            return self._end("deleted")
+            return [*self._end("deleted")]
         if page.record.epoch != self._epoch:
-            return self._replaced(page.record)
-        items: list[Item] = []
-        self._advance(page.entries, items)
+            return [*self._replaced(page.record)]
+        items: list[Pumped]
+        if self._runs and self._since_index is None and page.entries:
+            items = self._run(page.entries)
+            self._last = page.entries[-1].index
+        else:
+            delivered: list[Item] = []
+            self._advance(page.entries, delivered)
+            items = [*delivered]
         if not page.more:
             self._last = max(self._last, page.record.next_index - 1)
             if page.record.task.terminal:
@@ -324,9 +445,35 @@ class Subscription:
 
     async def _receive_live(self) -> list[Item]:
         commits = await self._inbox.take()
-        items: list[Item] = []
         if not commits:
             self._reattach()
+        self._observe(commits)
+        return self._take(commits)
+
+    def _take_runs(self, commits: Sequence[Commit]) -> list[Pumped]:
+        """As :meth:`_take`, with whole commits as runs where everything passes."""
+        items: list[Pumped] = []
+        for commit in commits:
+            record = commit.record
+            whole = record.epoch == self._epoch and commit.first_index == self._last + 1
+            if self._since_index is not None and self._filtered <= self._since_index:
+                whole = False
+            if self._plain and whole and commit.entries and not commit.deleted:
+                items.append(Run(commit.entries, self._filtered, commit.shared))
+                self._filtered += len(commit.entries)
+                self._last = record.next_index - 1
+                if record.task.terminal:
+                    items += self._end(record.task.status)
+            else:
+                items += self._take([commit])
+            if self._ended or not self._live:
+                break
+        self._observe(commits)
+        return items
+
+    def _take(self, commits: Sequence[Commit]) -> list[Item]:
+        """What the commits bring; where one leaves a gap, the store is to be read."""
+        items: list[Item] = []
         for commit in commits:
             if commit.record.epoch != self._epoch or commit.first_index > self._last + 1:
                 self._live = False
@@ -338,7 +485,6 @@ class Subscription:
             if commit.record.task.terminal:
                 items += self._end(commit.record.task.status)
                 break
-        self._observe(commits)
         return items
 
     def _reattach(self) -> None:
@@ -349,7 +495,8 @@ class Subscription:
         self._live = False
 
     def _observe(self, commits: Sequence[Commit]) -> None:
-        if commits and commits[-1].entries:
+        self._observed += 1
+        if self._observed % OBSERVE_ONE_IN == 1 and commits and commits[-1].entries:
             late_ms = self._clock() - commits[-1].entries[-1].event.timestamp
             self._metrics.deliver_seconds.observe(max(late_ms, 0) / 1000)
 

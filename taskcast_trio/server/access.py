@@ -78,6 +78,7 @@ class AccessLog:
                 case "websocket.send":
                     sent_bytes += len(message.get("bytes") or message.get("text") or b"")
 
+        link = (scope.get("extensions") or {}).get("taskcast.link")
         path = loggable_path(scope)
         about = {"request_id": request_id_of(scope)}
         if task := _TASK.search(path):
@@ -98,7 +99,7 @@ class AccessLog:
                 path=path,
                 status=status,
                 duration_ms=round((monotonic() - started) * 1000, 3),
-                bytes=sent_bytes,
+                bytes=sent_bytes + (link.pushed_bytes if link is not None else 0),
                 client=(scope.get("client") or (None,))[0],
                 **about,
             )

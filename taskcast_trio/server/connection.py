@@ -105,6 +105,10 @@ def contained(on_error: Callable[[BaseException], None]) -> Iterator[None]:
             raise rest from None
 
 
+def _no_nursery(*_: object) -> None:
+    raise RuntimeError("the server is not running")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionContext:
     """What the connections of one server share."""
@@ -115,6 +119,8 @@ class ConnectionContext:
     log: ThrottledLog
     config: Config
     worker: WorkerContext = field(default_factory=lambda: WorkerContext(None))
+    spawn: Callable[..., None] = _no_nursery
+    """Starts a task that lives as long as the server; what it does ends with its connection."""
     state: dict[str, Any] = field(default_factory=dict)
     """The lifespan state of the application (ASGI lifespan 2.0); each request gets a copy."""
 

@@ -6,6 +6,7 @@ Requests are counted, new work is refused while the server drains, and CORS (Fet
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from prometheus_client import Counter
@@ -72,25 +73,25 @@ class Edge:
         self._requests = runtime.metrics.requests
         self._counters: dict[tuple[str, int], Counter] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         marks = self._cors.marks(field_of(scope, b"origin")) if self._cors else None
 
-        async def mark(message: Message) -> None:
+        def mark(message: Message) -> Awaitable[None]:
             if message["type"] in _OPENINGS:
                 self._count(scope["method"], message["status"])
                 if marks:
                     message["headers"] = [*message.get("headers", ()), *marks]
-            await send(message)
+            return send(message)
 
         if self._cors and (preflight := self._cors.preflight(scope)) is not None:
-            await Answer(204, headers=preflight).send(scope, mark)
-        elif self._drain.is_set() and not _is_health(scope):
-            await error_answer(Draining("The server is shutting down: try again")).send(scope, mark)
-        else:
-            await self._app(scope, receive, mark)
+            return Answer(204, headers=preflight).send(scope, mark)
+        if self._drain.is_set() and not _is_health(scope):
+            return error_answer(Draining("The server is shutting down: try again")).send(
+                scope, mark
+            )
+        return self._app(scope, receive, mark)
 
     def _count(self, method: str, status: int) -> None:
         key = (method if method in METHODS else "other", status)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import trio
 
-from taskcast_trio.server.connection import ConnectionContext
+from taskcast_trio.server.connection import ConnectionContext, contained
 from taskcast_trio.server.http1_parser import ProtocolError, Request, RequestParser
 from taskcast_trio.server.target import Message
 from taskcast_trio.server.wire import Disconnected, SlowWriter, TlsWire, Wire
@@ -56,7 +56,7 @@ def head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
 @dataclass(frozen=True, slots=True)
 class _Fields:
     text: bytes
-    has_length: bool
+    length: int | None
     closes: bool
 
 
@@ -67,18 +67,20 @@ def _encode_fields(headers: tuple[tuple[bytes, bytes], ...], bodiless: bool) -> 
     Raises:
         ValueError: a name or value could not be sent without changing what follows.
     """
-    lines, has_length, closes = [], False, False
+    lines, length, closes = [], None, False
     for name, value in headers:
         name = bytes(name).lower()
         if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
             raise ValueError(f"header field {name!r} can't be sent")
         if name == b"content-length":
-            has_length = True
+            length = int(value)
             if bodiless:
                 continue
+        elif name == b"transfer-encoding":  # the server's part, as ASGI has it
+            continue
         closes = closes or (name == b"connection" and value.lower() == b"close")
         lines.append(b"%b: %b\r\n" % (name, value))
-    return _Fields(b"".join(lines), has_length, closes)
+    return _Fields(b"".join(lines), length, closes)
 
 
 class Inbox:
@@ -115,30 +117,36 @@ class Exchange:
         context: ConnectionContext,
         inbox: Inbox,
         request: Request,
-        nursery: trio.Nursery,
+        scope: trio.CancelScope,
         client: Any,
         server: Any,
     ) -> None:
-        """``nursery`` is the connection's: it watches the peer while an answer streams."""
-        self._nursery = nursery
+        """``scope`` is the connection's: it ends where the peer is lost or stays gone."""
+        self._scope = scope
         self._context = context
         self._inbox = inbox
         self._wire = inbox.wire
         self._request = request
         self._client = client
         self._server = server
-        self._scope = trio.CancelScope()
-        self._over = trio.Event()
+        self._over = False
         """The answer is complete, or the peer has gone."""
         self._complete = False
         self._receiving = False
         self._watch: trio.CancelScope | None = None
-        self._unwatched = trio.Event()
+        self._waiting: trio.Event | None = None
+        """Set when it is over: rarely waited for, so made then."""
+        self._unwatched: trio.Event | None = None
         self._told_end = False
         self._start: Message | None = None
         self._started = False
         self._chunked = False
         self._bodiless = False
+        self._left: int | None = None
+        """Of a body whose length was declared; any other length would spoil the next answer."""
+        self._linked = False
+        self._unsent = b""
+        self.pushed_bytes = 0
         self.keep_alive = request.keep_alive
         self.refused: ProtocolError | None = None
         """What is wrong with the request's body; nothing has been answered yet."""
@@ -166,28 +174,28 @@ class Exchange:
             "client": self._client,
             "server": self._server,
             "state": context.state.copy(),
-            "extensions": {"taskcast.answer": {}},
+            "extensions": {"taskcast.answer": {}, "taskcast.link": self},
         }
         try:
-            with self._scope:
-                await context.app(scope, self._receive, self._send)
+            await context.app(scope, self._receive, self._send)
         except Exception as error:
             self._crashed(error)
         finally:
             if self._watch is not None:
                 self._watch.cancel()
-        if self._watch is not None:
+        if self._unwatched is not None:
             await self._unwatched.wait()
         if self._lost is not None:
             raise self._lost
         if self._complete:
+            self.refused = None
             self.keep_alive = self.keep_alive and request.complete
         elif self._started or self._inbox.ended:
             raise Disconnected  # of half an answer only a cut tells the peer
         elif self.refused is None:
             self.refused = ProtocolError("Internal server error", 500)
 
-    def _crashed(self, error: Exception) -> None:
+    def _crashed(self, error: BaseException) -> None:
         self._context.stats.app_errors_total += 1
         self._context.log.error("application failed", error)
 
@@ -210,6 +218,10 @@ class Exchange:
                 request.expects_continue = False
                 await self._write(_CONTINUE)
             inbox.since_idle.clear()
+            if self._watch is not None and self._unwatched is not None:  # two can't read
+                self._watch.cancel()
+                await self._unwatched.wait()
+                self._watch = self._unwatched = None
             with trio.move_on_after(BODY_TIMEOUT_S) as patience:
                 await inbox.read()
             if patience.cancelled_caught:
@@ -222,7 +234,7 @@ class Exchange:
             return {"type": "http.request", "body": body, "more_body": not request.complete}
         if self._watch is None:
             await self._listen()
-        await self._over.wait()
+        await self._wait_until_over()
         return _DISCONNECT
 
     async def _listen(self) -> None:
@@ -232,12 +244,23 @@ class Exchange:
             await inbox.read()
         if inbox.ended:
             self._scope.deadline = trio.current_time() + self._context.limits.close_grace_s
-            self._over.set()
+            self._end()
 
-    async def _listen_beside(self, watch: trio.CancelScope) -> None:
-        with watch:
+    def _end(self) -> None:
+        self._over = True
+        if self._waiting is not None:
+            self._waiting.set()
+
+    async def _wait_until_over(self) -> None:
+        if not self._over:
+            if self._waiting is None:
+                self._waiting = trio.Event()
+            await self._waiting.wait()
+
+    async def _listen_beside(self, watch: trio.CancelScope, unwatched: trio.Event) -> None:
+        with contained(self._crashed), watch:
             await self._listen()
-        self._unwatched.set()
+        unwatched.set()
 
     async def _send(self, message: Message) -> None:
         match message["type"]:
@@ -245,19 +268,22 @@ class Exchange:
                 self._start = message
                 await self._write(self._frame(message["body"], more=False))
                 self._complete = True
-                self._over.set()
-            case "http.response.start":
+                self._end()
+            case "http.response.start" if not self._started:
                 self._start = message
-            case "http.response.body":
+            case "http.response.body" if self._start is not None or self._started > self._complete:
                 body = message.get("body", b"")
                 more = message.get("more_body", False)
                 await self._write(self._frame(body, more=more))
                 if not more:
                     self._complete = True
-                    self._over.set()
-                elif self._watch is None and not self._receiving:
+                    self._end()
+                elif self._watch is None and not self._receiving and not self._linked:
                     self._watch = trio.CancelScope()
-                    self._nursery.start_soon(self._listen_beside, self._watch)
+                    self._unwatched = trio.Event()
+                    self._context.spawn(self._listen_beside, self._watch, self._unwatched)
+            case kind:
+                raise RuntimeError(f"{kind} is out of place")
 
     def _frame(self, body: bytes, *, more: bool) -> bytes:
         opening = b""
@@ -265,6 +291,10 @@ class Exchange:
             opening, self._start = self._head(self._start, body, more), None
         if self._bodiless:
             return opening
+        if self._left is not None:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the body is not as long as its head says")
         if not self._chunked:
             return opening + body
         chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
@@ -280,7 +310,8 @@ class Exchange:
         ]
         head_only = self._request.method == "HEAD"
         self._bodiless = head_only or status in _BODILESS
-        if not fields.has_length and not self._bodiless:
+        self._left = None if self._bodiless else fields.length
+        if fields.length is None and not self._bodiless:
             if not more:
                 parts.append(b"content-length: %d\r\n" % len(body))
             elif self._request.version == "1.1":
@@ -299,7 +330,27 @@ class Exchange:
         parts.append(b"\r\n")
         return b"".join(parts)
 
+    # The link that a stream may take (see sse.Link)
+
+    def take(self) -> None:
+        self._linked = True
+
+    async def closed(self) -> None:
+        await self._listen()
+        await self._wait_until_over()
+
+    def push(self, body: bytes) -> bool:
+        framed = self._frame(body, more=True)
+        self.pushed_bytes += len(body)
+        if self._unsent or self._lost is not None:
+            self._unsent += framed
+            return False
+        self._unsent = framed[self._wire.write_nowait(framed) :]
+        return not self._unsent
+
     async def _write(self, data: bytes) -> None:
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
         if self._lost is None and data:
             try:
                 await self._wire.write(data)

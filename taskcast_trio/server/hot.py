@@ -13,23 +13,22 @@ import structlog
 import trio
 
 from taskcast_trio.core import validate
-from taskcast_trio.core.errors import PayloadTooLarge, TaskcastError
+from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server import sse
-from taskcast_trio.server.bodies import PeerGone, parse_body, read_body
+from taskcast_trio.server.bodies import PeerGone, read_body
+from taskcast_trio.server.ingest import ingest, is_ndjson
 from taskcast_trio.server.plain import JSON, Answer, error_answer, field_of, json_answer
-from taskcast_trio.server.queries import (
-    STREAM_PARAMETERS,
-    Published,
-    follow_all_query,
-    follow_query,
-)
+from taskcast_trio.server.publish_ws import Publisher, upgrade_required
+from taskcast_trio.server.publishing import batch_of, read_drafts
+from taskcast_trio.server.queries import STREAM_PARAMETERS, follow_all_query, follow_query
 from taskcast_trio.server.query import Query
 from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, path_id
 
 ROUTES: Final = (
     ("POST", "/tasks/{task_id}/events"),
     ("GET", "/tasks/{task_id}/events"),
+    ("GET", "/tasks/{task_id}/events/ws"),
     ("GET", "/events"),
 )
 _READS: Final = ("GET", "HEAD")
@@ -43,12 +42,16 @@ class HotRoutes:
     def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
         config = runtime.config
         self._app = app
+        self._runtime = runtime
         self._engine = runtime.engine
         self._limits = config.limits
         self._task_pace = sse.Pace(config.sse.keepalive_seconds, config.sse.retry_ms)
         self._global_pace = sse.Pace(config.sse.global_keepalive_seconds, config.sse.retry_ms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
         handler = self._route(scope, receive) if scope["type"] == "http" else None
         if handler is None:
             await self._app(scope, receive, send)
@@ -69,33 +72,40 @@ class HotRoutes:
             await sse.send_stream(answer, scope, receive, send)
 
     def _route(self, scope: Scope, receive: Receive) -> Awaitable[Answer | sse.Stream] | None:
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _path(scope)
         method: str = scope["method"]
         if path == "/events":
             return self._follow_all(scope) if method in _READS else None
         parts = path.split("/")
         if len(parts) != 4 or parts[1] != "tasks" or parts[3] != "events" or not parts[2]:
-            return None
+            is_handshake = method in _READS and _is_socket(parts)
+            return upgrade_required(scope) if is_handshake else None
         if method == "POST":
             return self._publish(path_id(parts[2]), scope, receive)
         return self._follow(path_id(parts[2]), scope) if method in _READS else None
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts = _path(scope).split("/")
+        if _is_socket(parts):
+            await Publisher(self._runtime, path_id(parts[2]), send).run(scope, receive)
+        else:
+            await self._app(scope, receive, send)
+
     async def _publish(self, task_id: str, scope: Scope, receive: Receive) -> Answer:
+        if is_ndjson(scope):
+            return await ingest(self._runtime, task_id, scope, receive)
         limits = self._limits
         key = field_of(scope, b"idempotency-key")
         body = await read_body(scope, receive, limits.body_bytes)
-        published: Published = await parse_body(body, Published, limits)
-        single = not isinstance(published, list)
-        drafts = published if isinstance(published, list) else [published]
-        if len(drafts) > limits.batch_events:
-            raise PayloadTooLarge(f"A batch holds at most {limits.batch_events} events")
+        published = await read_drafts(body, limits)
         entries = await self._engine.publish(
             task_id,
-            drafts,
+            batch_of(published),
             key=None if key is None else validate.idempotency_key(key.decode("latin-1")),
         )
         events = [entry.event for entry in entries]
-        return json_answer(201, msgspec.json.encode(events[0] if single else events))
+        answer = events if isinstance(published, list) else events[0]
+        return json_answer(201, msgspec.json.encode(answer))
 
     async def _follow(self, task_id: str, scope: Scope) -> Answer | sse.Stream:
         parameters = Query(scope["query_string"], STREAM_PARAMETERS)
@@ -111,6 +121,16 @@ class HotRoutes:
         options = follow_all_query(scope["query_string"])
         await trio.lowlevel.checkpoint()
         return sse.GlobalStream(self._engine.follow_all(options), self._global_pace)
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_socket(parts: list[str]) -> bool:
+    """Whether a path is ``/tasks/{task_id}/events/ws``."""
+    return parts[:2] + parts[3:] == ["", "tasks", "events", "ws"] and parts[2] != ""
 
 
 def _last_event_id(scope: Scope) -> str | None:

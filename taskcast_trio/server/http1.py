@@ -68,10 +68,9 @@ class Http1Connection:
             return
         client, server = (parse_socket_addr(wire.raw.family, address) for address in addresses)
         inbox = Inbox(wire)
-        async with trio.open_nursery() as nursery:
-            await self._serve(inbox, nursery, client, server)
+        await self._serve(inbox, client, server)
 
-    async def _serve(self, inbox: Inbox, nursery: trio.Nursery, client: Any, server: Any) -> None:
+    async def _serve(self, inbox: Inbox, client: Any, server: Any) -> None:
         wire, limits = inbox.wire, self._limits
         with suppress(Disconnected):
             deadline = trio.current_time() + limits.header_timeout_s
@@ -79,9 +78,10 @@ class Http1Connection:
                 deadline = math.inf
                 if request.upgrade == b"websocket":
                     self._wire = None
-                    await self._hand_over(wire.release(), bytes(inbox.since_idle))
+                    begun = request.head() + (inbox.parser.behind or b"")
+                    await self._hand_over(wire.release(), begun)
                     return
-                exchange = Exchange(self._context, inbox, request, nursery, client, server)
+                exchange = Exchange(self._context, inbox, request, self._scope, client, server)
                 await exchange.run()
                 if exchange.refused is not None:
                     await self._refuse(wire, exchange.refused)
@@ -109,7 +109,7 @@ class Http1Connection:
             await inbox.read()
         self._idle = False
         self._scope.deadline = math.inf
-        request = parser.requests.popleft()
+        request = parser.requests.pop(0)
         if parser.error is not None and not request.complete:
             await self._refuse(inbox.wire, parser.error)
             return None

@@ -6,13 +6,13 @@ Transfer-Encoding, repeated or malformed lengths, folded headers and stray CR or
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 import httptools
 
 MAX_HEAD_BYTES: Final = 32 * 1024
 _NO_EXPECT: Final = b""
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
 
 
 class ProtocolError(Exception):
@@ -47,8 +47,14 @@ class Request:
         self.expects_continue = False
         self.upgrade = _NO_EXPECT
         """The protocol that an upgrade is asked to, in lower case; empty where none is."""
-        self.body: deque[bytes] = deque()
+        self.body: list[bytes] = []
         self.complete = False
+
+    def head(self) -> bytes:
+        """The head as bytes again, for another parser."""
+        lines = [b"%b %b HTTP/%b" % (self.method.encode(), self.target, self.version.encode())]
+        lines += [b"%b: %b" % field for field in self.headers]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 class RequestParser:
@@ -59,11 +65,15 @@ class RequestParser:
     """
 
     def __init__(self) -> None:
-        self.requests: deque[Request] = deque()
+        self.requests: list[Request] = []
+        self.behind: bytes | None = None
+        """What came behind a WebSocket handshake, which is the last request."""
         self.error: ProtocolError | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._request: Request | None = None
         self._head_bytes = 0
+        """Fed since there was the last progress: a head or a part of a body."""
+        self._fields_bytes = 0
         self._in_head = True
         self._has_host = False
 
@@ -74,22 +84,46 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes off the connection."""
-        if self.error is not None or not data:
+        if self.behind is not None:
+            self.behind += data
+        if self.behind is not None or self.error is not None or not data:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
+        rest = data
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # Upgrades are the caller's to grant; one that it ignores leaves an ordinary request.
-            self._parser = httptools.HttpRequestParser(self)
-            self.feed(data[upgrade.args[0] :])
-            return
+            while rest:
+                rest = self._parse(rest)
         except (httptools.HttpParserError, ProtocolError) as error:
             self._fail(error)
             return
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(ProtocolError("The request head is too large", 431))
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(_too_large())
+
+    def _parse(self, data: bytes) -> bytes:
+        """Parse up to an upgrade; what is behind it is returned.
+
+        Upgrades but those to WebSocket are ignored, which leaves an ordinary request.
+        """
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self.requests[-1].upgrade == b"websocket":
+                self.behind = rest
+                return b""
+            self._parser = httptools.HttpRequestParser(self)
+            self._expect_body(self.requests[-1])
+            return rest
+        return b""
+
+    def _expect_body(self, request: Request) -> None:
+        # llhttp takes what follows an upgrade for the other protocol, but the request's own body
+        # comes first (RFC 9110, section 7.8); read as a request, it would be a smuggled one.
+        for field in request.headers:
+            if field[0] in _FRAMING:
+                self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b: %b\r\n\r\n" % field)
+                if not self.requests.pop().complete:
+                    self._request, self._in_head, request.complete = request, False, False
 
     def _fail(self, error: Exception) -> None:
         cause = error.__context__ if isinstance(error.__context__, ProtocolError) else error
@@ -103,6 +137,7 @@ class RequestParser:
     def on_message_begin(self) -> None:
         self._request = Request()
         self._in_head = True
+        self._fields_bytes = 0
         self._has_host = False
 
     def on_url(self, url: bytes) -> None:
@@ -111,19 +146,26 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
-        if request is None:  # a trailer of a chunked body
-            return
-        lower = name.lower()
-        if self._in_head:
+        assert request is not None
+        self._fields_bytes += len(name) + len(value)
+        if self._fields_bytes > MAX_HEAD_BYTES:  # however many pieces they came in
+            raise _too_large()
+        if self._in_head:  # else a trailer of a chunked body
+            lower, value = name.lower(), value.rstrip(b" \t")
             request.headers.append((lower, value))
             if lower == b"expect":
                 request.expects_continue = value.lower() == b"100-continue"
             elif lower == b"host":
+                if self._has_host:
+                    raise ProtocolError("A request has one Host")
                 self._has_host = True
             elif lower == b"upgrade":
                 request.upgrade = value.lower()
-            elif lower == b"transfer-encoding" and value.lower() != b"chunked":
-                raise ProtocolError("Of the transfer codings only chunked is understood", 501)
+            elif lower == b"transfer-encoding":
+                if value.lower() != b"chunked":
+                    raise ProtocolError("Of the transfer codings only chunked is understood", 501)
+                if self._parser.get_http_version() == "1.0":  # RFC 9112, section 6.1
+                    raise ProtocolError("HTTP/1.0 has no transfer codings")
 
     def on_headers_complete(self) -> None:
         request = self._request
@@ -131,8 +173,13 @@ class RequestParser:
         request.method = self._parser.get_method().decode("ascii")
         request.version = self._parser.get_http_version()
         request.keep_alive = self._parser.should_keep_alive()
-        if request.version == "1.1" and not self._has_host:
-            raise ProtocolError("A request of HTTP/1.1 needs a Host")
+        if request.version == "1.1":
+            if not self._has_host:
+                raise ProtocolError("A request of HTTP/1.1 needs a Host")
+        elif request.version == "1.0":
+            request.expects_continue = False  # RFC 9110, section 10.1.1
+        else:
+            raise ProtocolError("Only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
         if not self._parser.should_upgrade():
             request.upgrade = _NO_EXPECT
         self._in_head = False
@@ -142,6 +189,7 @@ class RequestParser:
     def on_body(self, body: bytes) -> None:
         if self._request is not None:
             self._request.body.append(body)
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         if self._request is not None:
@@ -149,3 +197,7 @@ class RequestParser:
         self._request = None
         self._in_head = True
         self._head_bytes = 0
+
+
+def _too_large() -> ProtocolError:
+    return ProtocolError("The request head is too large", 431)

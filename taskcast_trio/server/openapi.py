@@ -14,7 +14,7 @@ from taskcast_trio.core.validate import MAX_ID_CHARACTERS
 
 from .openapi_examples import STREAM_EXAMPLE, examples
 from .openapi_shapes import Error
-from .route_parts import JSON_TYPE, SSE_TYPE, Answer, Param, Route
+from .route_parts import JSON_TYPE, NDJSON_TYPE, SSE_TYPE, Answer, Param, Route
 from .route_table import routes
 
 JsonObject = dict[str, Any]
@@ -30,9 +30,11 @@ _ERROR_TEXT: Final = {
     401: "The token is missing or not valid.",
     403: "The token does not allow this.",
     404: "There is no such thing.",
+    408: "The body did not come in time.",
     409: "It does not go with the present state, and nothing was changed.",
     413: "The body or the batch is over the limit.",
     422: "The `Idempotency-Key` was used for another request.",
+    426: "Only a WebSocket handshake is answered here.",
     503: "Not now, or not with this store.",
 }
 _DESCRIPTION: Final = """\
@@ -138,7 +140,9 @@ def _document(workers: bool, version: str) -> dict[str, object]:
 def _shapes(listed: Iterable[Route]) -> list[Any]:
     found: list[Any] = [Error, Envelope]
     for route in listed:
-        found += [route.body, *(answer.shape for answer in route.answers.values())]
+        found.append(route.body)
+        for answer in route.answers.values():
+            found += [answer.shape, answer.lines_shape]
     return [shape for shape in dict.fromkeys(found) if shape is not None]
 
 
@@ -182,7 +186,10 @@ def _operation(route: Route, schemas: list[tuple[Any, JsonObject]]) -> JsonObjec
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json(route.body, schemas)}
+        content = _json(route.body, schemas)
+        if route.lines:
+            content[NDJSON_TYPE] = {"schema": {"type": "string"}, "example": route.lines}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 
@@ -200,6 +207,8 @@ def _answer(answer: Answer, schemas: list[tuple[Any, JsonObject]]) -> JsonObject
     found: JsonObject = {"description": answer.text}
     if answer.shape is not None:
         found["content"] = _json(answer.shape, schemas)
+        if answer.lines_shape is not None:
+            _join(found["content"][JSON_TYPE], _json(answer.lines_shape, schemas)[JSON_TYPE])
     elif answer.media is not None:
         text: JsonObject = {"schema": {"type": "string"}}
         if answer.media == SSE_TYPE:
@@ -219,6 +228,12 @@ def _json(shape: Any, schemas: list[tuple[Any, JsonObject]]) -> JsonObject:
     if named:
         media["examples"] = {name: {"value": value} for name, value in named.items()}
     return {JSON_TYPE: media}
+
+
+def _join(media: JsonObject, other: JsonObject) -> None:
+    """Let ``media`` be ``other`` too."""
+    media["schema"] = {"anyOf": [media["schema"], other["schema"]]}
+    media["examples"] = {**media.get("examples", {}), **other.get("examples", {})}
 
 
 def _error(text: str) -> JsonObject:

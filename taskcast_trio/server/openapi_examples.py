@@ -132,6 +132,7 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     (shapes.WorkerList, {"workers": {"workers": [_WORKER]}}),
     (shapes.WorkerChange, {"drain": {"status": "draining"}}),
     (shapes.Decline, {"decline": {"workerId": "worker-1", "blacklist": True}}),
+    (shapes.Ingested, {"ingested": {"accepted": 2000, "firstIndex": 1, "lastIndex": 2000}}),
     (shapes.Done, {"done": {"ok": True}}),
     (shapes.Error, {"error": {"error": f"Task not found: {_TASK_ID}", "code": "task_not_found"}}),
 )

@@ -136,5 +136,15 @@ class Decline(Wire, frozen=True, kw_only=True):
     blacklist: bool | UnsetType = UNSET
 
 
+class Ingested(Wire, frozen=True, kw_only=True):
+    """What became of a body of NDJSON; the indexes of its first and last event, where there are
+    any.
+    """
+
+    accepted: int
+    first_index: int | UnsetType = UNSET
+    last_index: int | UnsetType = UNSET
+
+
 class Done(Wire, frozen=True, kw_only=True):
     ok: bool

@@ -20,6 +20,7 @@ Tag: TypeAlias = Literal["Tasks", "Events", "Archive", "Workers", "Service"]
 
 JSON_TYPE: Final = "application/json"
 SSE_TYPE: Final = "text/event-stream"
+NDJSON_TYPE: Final = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,16 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A success: ``shape`` is the type of a JSON body; without one a body of ``media`` is text."""
+    """A success: ``shape`` is the type of a JSON body; without one a body of ``media`` is text.
+
+    ``lines_shape`` is the type of the answer to a body of NDJSON.
+    """
 
     text: str
     shape: Any = None
     _: KW_ONLY
     media: str | None = None
+    lines_shape: Any = None
     headers: Mapping[str, str] | None = None
 
 
@@ -52,6 +57,7 @@ class Route:
     ``scope`` is what a token must hold, None where none is asked for. ``errors`` are the statuses
     of its own refusals; those of authentication follow from ``scope``. ``feature`` names the part
     of the configuration that switches the route on. ``listed``: is it in the OpenAPI document?
+    ``lines`` is an example of the body as NDJSON, where that is taken too.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -65,6 +71,7 @@ class Route:
     text: str = ""
     params: tuple[Param, ...] = ()
     body: Any = None
+    lines: str = ""
     errors: tuple[int, ...] = ()
     feature: Literal["workers"] | None = None
     listed: bool = True

@@ -29,6 +29,7 @@ from .openapi_shapes import (
     Done,
     Health,
     HealthDetail,
+    Ingested,
     Readiness,
     TaskList,
     Worker,
@@ -62,6 +63,27 @@ First what the log holds, then what comes, without a gap and without a double. F
 
 Without any cursor each accumulate series of the replay is one event, marked `seriesSnapshot`. An
 empty `types` or `levels` lets no event pass.
+"""
+_LINES_TEXT: Final = """\
+A batch is stored whole or not at all. Pieces of text go into a series: `seriesId`, `seriesMode:
+accumulate`, and the piece in `data.delta`.
+
+With `Content-Type: application/x-ndjson` the body may be of any length: one event a line (at most 1
+MiB; empty lines do not count), stored as they come. The answer says how many were `accepted`, and
+the indexes of the first and the last. A bad line stops it: the error names the line and has
+`accepted` beside it, and what came before stays stored. So do the end of the task, a shutdown, and
+a silence of 10 s. `Idempotency-Key` does not go with it.
+"""
+_LINES: Final = """\
+{"type":"llm.delta","level":"info","data":{"delta":"The sea "}}
+{"type":"llm.delta","level":"info","data":{"delta":"is wide"}}
+"""
+_SOCKET_TEXT: Final = """\
+Each text message is one event or an array of them, stored whole or not at all, and is answered in
+order: `{"ok": true, "firstIndex": 4, "lastIndex": 6}`, or with nothing stored `{"ok": false,
+"error": ..., "code": ...}`, after which the connection stays open. It is closed with 1000 when the
+task has ended, 1001 when the server shuts down, and 1009 after a message of more than 256 Ki
+characters.
 """
 _TASK: Final = Answer("The task as it is now.", Task)
 
@@ -172,14 +194,29 @@ EVENT_ROUTES: Final = (
         "Publish one event or a batch",
         name="publishEvents",
         tag="Events",
-        text=(
-            "A batch is stored whole or not at all. Pieces of text go into a series: `seriesId`, "
-            "`seriesMode: accumulate`, and the piece in `data.delta`."
-        ),
+        text=_LINES_TEXT,
         params=(IDEMPOTENCY_KEY,),
         body=Draft | list[Draft],
-        answers={201: Answer("As stored; an array for an array.", Event | list[Event])},
-        errors=(400, 404, 413, 422),
+        lines=_LINES,
+        answers={
+            201: Answer(
+                "As stored; an array for an array. For NDJSON, how many were stored.",
+                Event | list[Event],
+                lines_shape=Ingested,
+            )
+        },
+        errors=(400, 404, 408, 413, 422),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}/events/ws",
+        "event:publish",
+        "Publish over a WebSocket",
+        name="publishSocket",
+        tag="Events",
+        text=_SOCKET_TEXT,
+        answers={101: Answer("The connection is a WebSocket now.")},
+        errors=(400, 404, 426, 503),
     ),
     Route(
         "GET",

@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ssl import SSLContext
 from typing import Any, Final, Literal
 
@@ -279,6 +279,7 @@ class _Server:
         grace_s: float,
     ) -> None:
         async with trio.open_nursery() as connections:
+            self._context = replace(self._context, spawn=connections.start_soon)
             try:
                 async with trio.open_nursery() as acceptors:
                     for listening in sockets:

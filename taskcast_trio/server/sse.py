@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import trio
+from msgspec import UNSET
 
+from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import Draining
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
-from taskcast_trio.engine.subscription import Item
+from taskcast_trio.engine.subscription import Item, Pumped, Run
 from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
+MAX_SHARED_BYTES: Final = 64 * 1024
 KEEPALIVE: Final = b": keepalive\n\n"
 HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+class Link(Protocol):
+    """A connection that can be written to from another task than its own."""
+
+    def take(self) -> None:
+        """Say that the link is used: the connection then leaves watching the peer to its taker."""
+
+    def push(self, body: bytes) -> bool:
+        """Send without waiting; False: no more before an ordinary send, which brings the rest."""
+
+    async def closed(self) -> None:
+        """Wait for the peer to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +60,35 @@ def _retry(milliseconds: int) -> bytes:
 def _goodbye(retry_ms: int) -> bytes:
     """Tells the client when to come back, spread out so that they do not all come at once."""
     return _retry(random.randint(retry_ms // 2, retry_ms * 3 // 2))
+
+
+def encode_all(items: Iterable[Pumped], *, wrap: bool) -> Iterator[bytes]:
+    """The items as SSE blocks; runs as one block that their subscribers share."""
+    for item in items:
+        if isinstance(item, Run):
+            yield from _encode_run(item, wrap)
+        else:
+            yield encode(item, wrap=wrap)
+
+
+def _encode_run(run: Run, wrap: bool) -> Iterator[bytes]:
+    first, shared = run.filtered_index, run.shared
+    if shared is not None and (made := shared.get((wrap, first))) is not None:
+        yield made
+        return
+    frames = (
+        entry.frame(first + number) if wrap else entry.bare_frame()
+        for number, entry in enumerate(run.entries)
+    )
+    if shared is None or sum(map(_size, run.entries)) > MAX_SHARED_BYTES:
+        yield from frames
+        return
+    shared[wrap, first] = made = b"".join(frames)
+    yield made
+
+
+def _size(entry: Entry) -> int:
+    return len(bytes(entry.event.data)) if entry.event.data is not UNSET else 0
 
 
 def encode(item: Item, *, wrap: bool = True) -> bytes:
@@ -126,9 +172,50 @@ class TaskStream(Stream):
         self._wrap = wrap
 
     async def _blocks(self) -> Iterable[bytes]:
-        items = await self._subscription.receive()
+        return self._encode(await self._subscription.receive())
+
+    def _encode(self, items: Sequence[Pumped]) -> Iterable[bytes]:
         self._ended = isinstance(items[-1], Done)
-        return (encode(item, wrap=self._wrap) for item in items)
+        return encode_all(items, wrap=self._wrap)
+
+    async def follow(self, send: Send, link: Link) -> bool:
+        """Send the stream over a link: what is live goes out from the fan-out's own task.
+
+        One task is all that a subscriber costs, also while it waits for the peer to leave. False
+        where the peer has left.
+        """
+        try:
+            while True:
+                for chunk in self._chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if self._ended:
+                    return True
+                if items := await self._subscription.replay():
+                    self._chunks = chunks(self._encode(items))
+                elif not await self._push_live(link):
+                    return False
+        except Draining:
+            goodbye = _goodbye(self._pace.retry_ms)
+            await send({"type": "http.response.body", "body": goodbye, "more_body": True})
+            return True
+
+    async def _push_live(self, link: Link) -> bool:
+        """Push until something must be sent in the ordinary way; False where the peer left."""
+        keepalive_s = self._pace.keepalive_s
+        silence = trio.CancelScope(deadline=trio.current_time() + keepalive_s)
+
+        def write(items: list[Pumped]) -> bool:
+            silence.deadline = trio.current_time() + keepalive_s
+            self._chunks = chunks(self._encode(items))
+            return all(map(link.push, self._chunks))
+
+        await self._subscription.pump(write, link.closed, silence)
+        if not silence.cancelled_caught:
+            return False
+        silent = trio.current_time() >= silence.deadline
+        # An empty chunk lets the link send what it could not send at once.
+        self._chunks = iter([KEEPALIVE]) if silent else chain([b""], self._chunks)
+        return True
 
 
 class GlobalStream(Stream):
@@ -150,6 +237,13 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
     await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
     if scope["method"] == "HEAD":
         await send({"type": "http.response.body"})
+        return
+    link: Link | None = scope.get("extensions", {}).get("taskcast.link")
+    if link is not None and isinstance(stream, TaskStream):
+        link.take()
+        async with stream:
+            if await stream.follow(send, link):
+                await send({"type": "http.response.body"})
         return
     async with trio.open_nursery() as nursery, stream:
         nursery.start_soon(_leave_with_peer, receive, nursery.cancel_scope)

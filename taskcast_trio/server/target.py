@@ -136,16 +136,15 @@ class TargetGuard:
         self._app = app
         self._max_target_bytes = max_target_bytes
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # What it awaits is handed on, not awaited here: a stream would keep one frame more.
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         try:
             checked = self._check(scope)
         except BadTarget as refusal:
-            await _refuse(scope, send, refusal)
-            return
-        await self._app(checked, receive, send)
+            return _refuse(scope, send, refusal)
+        return self._app(checked, receive, send)
 
     def _is_plain(self, scope: Scope, raw_path: bytes | None) -> bool:
         """Whether nothing needs to be checked or changed, as for most requests."""

@@ -60,6 +60,13 @@ class Wire:
             except OSError:
                 return b""
 
+    def write_nowait(self, data: bytes) -> int:
+        """Send what can be sent at once; how many bytes that was."""
+        try:
+            return self._socket.send(data)
+        except OSError:
+            return 0  # what waits for the peer will learn why
+
     async def write(self, data: bytes) -> None:
         """Send all of it.
 
@@ -143,6 +150,9 @@ class TlsWire:
             return bytes(await self._stream.receive_some(MAX_RECV))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return b""
+
+    def write_nowait(self, data: bytes) -> int:
+        return 0  # encryption may have to wait for the peer
 
     async def write(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -20,7 +20,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -91,6 +91,9 @@ class Commit:
     deleted: bool = False
     replaced: bool = False
     repeated: bool = False
+    shared: dict[tuple[bool, int], bytes] = field(default_factory=dict, compare=False, repr=False)
+    """Encodings that subscribers at the same place share, by whether they are wrapped and by their
+    first filtered index."""
 
     @property
     def first_index(self) -> int:

@@ -46,7 +46,7 @@ SCOPES_OF_THE_CONTRACT = {
         "DELETE /tasks/{}",
     },
     "task:resolve": {"POST /tasks/{}/resolve", "GET /tasks/{}/request"},
-    "event:publish": {"POST /tasks/{}/events"},
+    "event:publish": {"POST /tasks/{}/events", "GET /tasks/{}/events/ws"},
     "event:subscribe": {
         "GET /tasks",
         "GET /tasks/{}",

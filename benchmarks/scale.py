@@ -1,0 +1,135 @@
+"""How much is measured, and the rows of the table that follow from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+# What a process needs besides its streams: libraries, pipes, the listener, the poller.
+SPARE_FILES = 200
+AIMED_STREAMS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Counts of one run. The targets hold for the full scale only."""
+
+    full: bool
+    seconds: float
+    lines: int
+    crowd: int
+    publishes: int
+    batches: int
+    replays: tuple[int, ...]
+    latencies: tuple[tuple[int, int], ...]
+    """Subscribers, and publishes measured with them."""
+    pieces: tuple[int, ...]
+    idle_streams: int
+
+    def within(self, open_files: int) -> Scale:
+        """The scale that a limit on open files allows; each stream takes one on either side."""
+        allowed = max(1, open_files - SPARE_FILES)
+        return replace(self, idle_streams=min(self.idle_streams, allowed))
+
+
+FULL = Scale(
+    full=True,
+    seconds=2,
+    lines=100_000,
+    crowd=1_000,
+    publishes=200,
+    batches=20,
+    replays=(20_000, 100_000),
+    latencies=((1, 1_000), (100, 500), (1_000, 200)),
+    pieces=(5_000, 10_000, 20_000),
+    idle_streams=AIMED_STREAMS,
+)
+QUICK = Scale(
+    full=False,
+    seconds=0.2,
+    lines=100,
+    crowd=5,
+    publishes=4,
+    batches=2,
+    replays=(200, 400),
+    latencies=((1, 5), (5, 5)),
+    pieces=(100, 200, 400),
+    idle_streams=20,
+)
+
+
+class Unit(Enum):
+    """What a figure is in. Rates are set against H and larger is better; the rest the reverse."""
+
+    REQUESTS = "requests/s"
+    EVENTS = "events/s"
+    DELIVERIES = "deliveries/s"
+    SECONDS = "s"
+    MS = "ms"
+    KIB = "KiB"
+    TIMES = "times"
+
+    @property
+    def is_rate(self) -> bool:
+        return self.value.endswith("/s")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: ``key`` is its name in the JSON file, ``benchmark`` what ``--only`` takes.
+
+    ``target`` is a multiple of H for a rate, a figure not to be passed for the rest.
+    """
+
+    benchmark: str
+    key: str
+    title: str
+    unit: Unit
+    target: float | None = None
+
+
+def rows(scale: Scale) -> list[Row]:
+    """Every row of the table at a scale, in order."""
+    crowd, idle = f"{scale.crowd:,}", f"{scale.idle_streams:,}"
+    low, *_, high = scale.pieces
+    found = [
+        Row("single", "single", "single publish", Unit.REQUESTS, 4.5),
+        Row("batch", "batch", "publish in batches of 100", Unit.EVENTS, 30),
+        Row("ndjson", "ndjson", f"NDJSON ingest, {scale.lines:,} lines", Unit.EVENTS, 45),
+        Row("fanout", "fanout", f"fan-out to {crowd}, one by one", Unit.DELIVERIES, 17),
+        Row(
+            "fanout-batches",
+            "fanout-batches",
+            f"fan-out to {crowd}, batches of 100",
+            Unit.DELIVERIES,
+            400,
+        ),
+    ]
+    found += [
+        Row("replay", f"replay-{count}", f"SSE replay of {count:,} events", Unit.EVENTS, 150)
+        for count in scale.replays
+    ]
+    for count, _ in scale.latencies:
+        title = f"last delivery to {count:,} subscriber{'s' * (count > 1)}"
+        p50, p99 = (2.2, 5.0) if count == 100 else (None, None)
+        found += [
+            Row("latency", f"latency-{count}-p50", f"{title}, p50", Unit.MS, p50),
+            Row("latency", f"latency-{count}-p99", f"{title}, p99", Unit.MS, p99),
+        ]
+    found += [
+        Row("accumulate", f"accumulate-{count}", f"accumulate, {count:,} pieces", Unit.EVENTS)
+        for count in scale.pieces
+    ]
+    whole = scale.idle_streams == AIMED_STREAMS
+    return [
+        *found,
+        Row(
+            "accumulate",
+            "accumulate-growth",
+            f"time per piece, {high:,} to {low:,} pieces",
+            Unit.TIMES,
+            1.5,
+        ),
+        Row("idle", "connects", f"{idle} connects", Unit.SECONDS, 3.0 if whole else None),
+        Row("idle", "idle-memory", f"memory per idle stream, of {idle}", Unit.KIB, 15),
+    ]

@@ -1,0 +1,231 @@
+"""What is measured, one function a benchmark; each leaves the server as it found it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from . import machine, servers
+from .connection import Connection, Refused, packet
+from .followers import following
+from .load import Rate
+from .scale import Scale
+from .servers import Server
+
+EVENT = {"type": "llm.delta", "level": "info", "data": {"delta": "word "}}
+PIECE = {**EVENT, "seriesId": "text", "seriesMode": "accumulate"}
+ONE = json.dumps(EVENT).encode()
+HUNDRED = json.dumps([EVENT] * 100).encode()
+PIECES = json.dumps([PIECE] * 100).encode()
+
+# Some systems count processor time in ticks of 10 ms.
+SHORTEST_SHARED_NS = 100_000_000
+
+
+@dataclass(slots=True)
+class Results:
+    """The figures of one benchmark, once through.
+
+    ``busy`` is the share of the time that the server's process was on its core: well below 1, and
+    something else than the server was the limit. ``notes`` say why a figure is missing.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every benchmark works with."""
+
+    server: Server
+    rate: Rate
+    scale: Scale
+
+
+class Stopwatch:
+    """Wall and processor time of a server, from its making."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._cpu = machine.cpu_ns(server.pid)
+        self.started = time.monotonic_ns()
+
+    def read(self, results: Results, key: str, count: int, ended: int | None = None) -> float:
+        """Note ``count`` per second until ``ended`` (or now), and the server's share; return s."""
+        cpu = machine.cpu_ns(self._server.pid)
+        elapsed = (ended or time.monotonic_ns()) - self.started
+        results.figures[key] = count / elapsed * 1e9
+        if cpu is not None and self._cpu is not None and elapsed >= SHORTEST_SHARED_NS:
+            results.busy[key] = min(1.0, (cpu - self._cpu) / elapsed)
+        return elapsed / 1e9
+
+
+def single(bench: Bench) -> Results:
+    results = Results()
+    with bench.server.task() as path:
+        _rate(bench, results, "single", path, ONE, 1)
+    return results
+
+
+def batch(bench: Bench) -> Results:
+    results = Results()
+    with bench.server.task() as path:
+        _rate(bench, results, "batch", path, HUNDRED, 100)
+    return results
+
+
+def _rate(bench: Bench, results: Results, key: str, path: str, body: bytes, events: int) -> None:
+    watch = Stopwatch(bench.server)
+    rate = bench.rate(bench.server.port, path, body, bench.scale.seconds)
+    watch.read(results, key, 0)
+    results.figures[key] = rate * events
+
+
+def ndjson(bench: Bench) -> Results:
+    """One connection, one body; the time runs from its first byte to the answer."""
+    results = Results()
+    lines = bench.scale.lines
+    body = (ONE + b"\n") * lines
+    with bench.server.task() as path, Connection(bench.server.port) as connection:
+        request = packet("POST", path, body, "application/x-ndjson")
+        watch = Stopwatch(bench.server)
+        try:
+            answer = json.loads(connection.exchange(request))
+        except (Refused, ConnectionError) as refusal:
+            results.notes["ndjson"] = f"not measured: the server answered {refusal}"
+        else:
+            if not isinstance(answer, dict) or answer.get("accepted") != lines:
+                results.notes["ndjson"] = "not measured: the answer does not tell what it took"
+            else:
+                watch.read(results, "ndjson", lines)
+    return results
+
+
+def fan_out(bench: Bench) -> Results:
+    return _fan_out(bench, "fanout", ONE, 1, bench.scale.publishes)
+
+
+def fan_out_batches(bench: Bench) -> Results:
+    return _fan_out(bench, "fanout-batches", HUNDRED, 100, bench.scale.batches)
+
+
+def _fan_out(bench: Bench, key: str, body: bytes, batch: int, publishes: int) -> Results:
+    """One publisher, each publish sent when the one before it was answered."""
+    results = Results()
+    crowd = bench.scale.crowd
+    deliveries = crowd * publishes * batch
+    with bench.server.task() as path, following(bench.server, path, crowd, deliveries) as readers:
+        readers.live()
+        request = packet("POST", path, body)
+        with Connection(bench.server.port) as publisher:
+            watch = Stopwatch(bench.server)
+            for _ in range(publishes):
+                publisher.exchange(request)
+            watch.read(results, key, deliveries, readers.mark())
+    return results
+
+
+def replay(bench: Bench) -> Results:
+    """One reader that starts at index 0, from its connect to the last event."""
+    results = Results()
+    for count in bench.scale.replays:
+        with bench.server.task() as path:
+            request = packet("POST", path, HUNDRED)
+            with Connection(bench.server.port) as publisher:
+                for _ in range(count // 100):
+                    publisher.exchange(request)
+            bench.server.settle()
+            watch = Stopwatch(bench.server)
+            with following(bench.server, path, 1, count) as readers:
+                # The interpreter that reads starts first; that is no part of the replay.
+                watch.started, _ = readers.live()
+                watch.read(results, f"replay-{count}", count, readers.mark())
+    return results
+
+
+def latency(bench: Bench) -> Results:
+    """From the first byte of a publish until the last subscriber has it; one publish at a time."""
+    results = Results()
+    for crowd, publishes in bench.scale.latencies:
+        times_ms = []
+        with bench.server.task() as path, following(bench.server, path, crowd, crowd) as readers:
+            readers.live()
+            request = packet("POST", path, ONE)
+            with Connection(bench.server.port) as publisher:
+                for _ in range(publishes):
+                    started = time.monotonic_ns()
+                    publisher.exchange(request)
+                    times_ms.append((readers.mark() - started) / 1e6)
+        centiles = statistics.quantiles(times_ms, n=100, method="inclusive")
+        results.figures[f"latency-{crowd}-p50"] = centiles[49]
+        results.figures[f"latency-{crowd}-p99"] = centiles[98]
+    return results
+
+
+def accumulate(bench: Bench) -> Results:
+    """Pieces of one text, in batches of 100, until a live subscriber has the last of them."""
+    results = Results()
+    seconds_each = []
+    for count in bench.scale.pieces:
+        with bench.server.task() as path, following(bench.server, path, 1, count) as readers:
+            readers.live()
+            request = packet("POST", path, PIECES)
+            with Connection(bench.server.port) as publisher:
+                watch = Stopwatch(bench.server)
+                for _ in range(count // 100):
+                    publisher.exchange(request)
+                seconds = watch.read(results, f"accumulate-{count}", count, readers.mark())
+            seconds_each.append(seconds / count)
+    results.figures["accumulate-growth"] = seconds_each[-1] / seconds_each[0]
+    return results
+
+
+def idle(bench: Bench) -> Results:
+    """Streams of one task without events, on a server of their own.
+
+    A process that has already run the others holds freed memory, which the streams would fill
+    unseen.
+    """
+    results = Results()
+    streams = bench.scale.idle_streams
+    with _fresh() as server, server.task() as path:
+        before = machine.resident_kib(server.pid)
+        watch = Stopwatch(server)
+        with following(server, path, streams, 1) as readers:
+            watch.started, live = readers.live()
+            results.figures["connects"] = watch.read(results, "connects", streams, live)
+            server.settle()
+            after = machine.resident_kib(server.pid)
+        if before is None or after is None:
+            results.notes["idle-memory"] = "not measured: needs /proc"
+        else:
+            results.figures["idle-memory"] = (after - before) / streams
+    return results
+
+
+@contextmanager
+def _fresh() -> Iterator[Server]:
+    with servers.ours() as server:
+        # What the first stream and the first request load stays for all of them.
+        with server.task() as path, following(server, path, 1, 1) as readers:
+            readers.live()
+        yield server
+
+
+BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
+    "single": single,
+    "batch": batch,
+    "ndjson": ndjson,
+    "fanout": fan_out,
+    "fanout-batches": fan_out_batches,
+    "replay": replay,
+    "latency": latency,
+    "accumulate": accumulate,
+    "idle": idle,
+}
