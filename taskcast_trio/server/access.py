@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from random import getrandbits
 from time import monotonic
 from typing import Any, Final
@@ -11,6 +12,8 @@ from taskcast_trio.logs import request_fields
 from taskcast_trio.server.target import ASGIApp, Message, Receive, Scope, Send, origin_form
 
 MAX_LOGGED_PATH: Final = 512
+MAX_REMEMBERED: Final = 256
+"""Longer paths are described anew each time: remembering them would be the caller's to fill."""
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _UNSAFE: Final = re.compile(rb"[^\x21-\x7e]")
 _TASK: Final = re.compile(r"/tasks/(?!import$)([^/]+)")
@@ -19,7 +22,7 @@ _TASK: Final = re.compile(r"/tasks/(?!import$)([^/]+)")
 def request_id_of(scope: Scope) -> str:
     """Return the `X-Request-Id` of a request if it is a plain token, else a new random id."""
     for name, value in scope["headers"]:
-        if name.lower() == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
     return f"{getrandbits(128):032x}"
 
@@ -33,6 +36,23 @@ def loggable_path(scope: Scope) -> str:
     raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "surrogatepass")
     path = origin_form(raw)[0][:MAX_LOGGED_PATH]
     return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], path)[:MAX_LOGGED_PATH].decode()
+
+
+def _described(scope: Scope) -> tuple[str, str | None]:
+    """The path as it is logged, and the task that it names."""
+    raw = scope.get("raw_path")
+    if raw is not None and len(raw) <= MAX_REMEMBERED:
+        return _described_path(raw)
+    path = loggable_path(scope)
+    found = _TASK.search(path)
+    return path, found and found[1]
+
+
+@lru_cache(maxsize=1024)
+def _described_path(raw: bytes) -> tuple[str, str | None]:
+    path = loggable_path({"raw_path": raw})
+    found = _TASK.search(path)
+    return path, found and found[1]
 
 
 class AccessLog:
@@ -79,10 +99,10 @@ class AccessLog:
                     sent_bytes += len(message.get("bytes") or message.get("text") or b"")
 
         link = (scope.get("extensions") or {}).get("taskcast.link")
-        path = loggable_path(scope)
+        path, task_id = _described(scope)
         about = {"request_id": request_id_of(scope)}
-        if task := _TASK.search(path):
-            about["task_id"] = task[1]
+        if task_id is not None:
+            about["task_id"] = task_id
         started = monotonic()
         bound = request_fields.set(about)
         try:

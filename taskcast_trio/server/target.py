@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -23,6 +24,9 @@ ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 MAX_TARGET_BYTES: Final = 16 * 1024
 """Longest accepted target. The longest legal id, 1,024 characters of four UTF-8 bytes each, takes
 12 KiB percent-encoded; RFC 9110 4.1 asks for 8,000 bytes at least."""
+
+MAX_REMEMBERED: Final = 256
+"""Longer targets are checked anew each time: remembering them would be the caller's to fill."""
 
 _ABSOLUTE: Final = re.compile(rb"(?i:https?|wss?)://([^/?#]*)(.*)", re.DOTALL)
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+|/")
@@ -117,6 +121,16 @@ def check_host(value: bytes) -> None:
         raise BadTarget("bad Host header: not a port")
 
 
+@lru_cache(maxsize=1024)
+def _plain_path(raw_path: bytes) -> str | None:
+    return raw_path.decode() if _PLAIN_PATH.fullmatch(raw_path) else None
+
+
+@lru_cache(maxsize=256)
+def _plain_host(host: bytes) -> bool:
+    return _PLAIN_HOST.fullmatch(host) is not None
+
+
 class TargetGuard:
     """ASGI middleware that refuses malformed targets, hosts and framing, and normalises the path.
 
@@ -152,7 +166,7 @@ class TargetGuard:
             return False
         if len(raw_path) + 1 + len(scope["query_string"]) > self._max_target_bytes:
             return False
-        if not _PLAIN_PATH.fullmatch(raw_path) or scope["path"] != raw_path.decode():
+        if len(raw_path) > MAX_REMEMBERED or scope["path"] != _plain_path(raw_path):
             return False
         if _NOT_VISIBLE_ASCII.search(scope["query_string"]):
             return False
@@ -160,7 +174,7 @@ class TargetGuard:
         for name, value in scope["headers"]:
             if name == b"host":
                 hosts += 1
-                if not _PLAIN_HOST.fullmatch(value):
+                if len(value) > MAX_REMEMBERED or not _plain_host(value):
                     return False
             elif name == b"transfer-encoding" or name != name.lower():
                 return False
