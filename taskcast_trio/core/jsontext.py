@@ -29,7 +29,8 @@ _WINDOW = 1 << 16
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - _STEP.keys())
 # Only a number with a long exponent or very many digits can leave the double range.
-_MAYBE_HUGE = re.compile(rb"[eE]\+?\d{3}|(?<!\d)\d{200}")
+_MAYBE_HUGE = (b"e000", b"e+000", b"0" * 200)
+_AS_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
 _HUGE = re.compile(rb"(?<![\d.])\d(?:[\d.]{199,}+(?:[eE][+-]?\d+)?|[\d.]*+[eE]\+?\d{3,})")
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _SURROGATE = re.compile(
@@ -115,7 +116,8 @@ def check_limits(body: bytes, max_depth: int) -> None:
     hold.
     """
     maybe_deep = body.count(b"[") + body.count(b"{") > max_depth
-    maybe_huge = _MAYBE_HUGE.search(body) is not None
+    zeros = body.translate(_AS_ZEROS)  # much faster than a regular expression
+    maybe_huge = any(pattern in zeros for pattern in _MAYBE_HUGE)
     if not maybe_deep and not maybe_huge:
         return
     tokens = _outside_strings(body)

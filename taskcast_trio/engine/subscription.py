@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, cast
 
 import trio
+from msgspec import Struct
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskNotFound
@@ -33,8 +34,7 @@ from .history import PAGE_EVENTS, PASS_ALL
 from .metrics import Metrics
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """An event that passed the filter; ``filtered_index`` counts those, from 0.
 
     It is ``resumable`` unless it comes before a snapshot that holds pieces from before it: whoever
@@ -46,8 +46,7 @@ class Delivery:
     resumable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """What was before can't be continued; the events from raw index ``replayed_from`` on follow
     anew.
     """
@@ -56,15 +55,13 @@ class Gap:
     replayed_from: int
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(Struct, frozen=True):
     """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Events of which none was filtered out: the same for every subscriber at this place.
 
     ``shared`` is where subscribers of the same commit share what they make of it; None in a replay.

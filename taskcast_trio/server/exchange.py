@@ -89,8 +89,8 @@ class Inbox:
     def __init__(self, wire: Wire | TlsWire) -> None:
         self.wire = wire
         self.parser = RequestParser()
-        self.since_idle = bytearray()
-        """What came since the last answer: an upgrade takes it along."""
+        self.ahead_bytes = 0
+        """How much came while a request was answered."""
         self.ended = False
 
     async def read(self) -> None:
@@ -99,14 +99,13 @@ class Inbox:
         if not data:
             self.ended = True
             return
-        if len(self.since_idle) < READ_AHEAD:
-            self.since_idle += data
+        self.ahead_bytes += len(data)
         self.parser.feed(data)
 
     @property
     def full(self) -> bool:
         """Whether as much has been read ahead as may be."""
-        return len(self.since_idle) >= READ_AHEAD
+        return self.ahead_bytes >= READ_AHEAD
 
 
 class Exchange:
@@ -217,7 +216,7 @@ class Exchange:
             if request.expects_continue and not self._started:
                 request.expects_continue = False
                 await self._write(_CONTINUE)
-            inbox.since_idle.clear()
+            inbox.ahead_bytes = 0
             if self._watch is not None and self._unwatched is not None:  # two can't read
                 self._watch.cancel()
                 await self._unwatched.wait()

@@ -67,8 +67,8 @@ class Http1Connection:
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             return
         client, server = (parse_socket_addr(wire.raw.family, address) for address in addresses)
-        inbox = Inbox(wire)
-        await self._serve(inbox, client, server)
+        await self._serve(Inbox(wire), client, server)
+        await wire.finish()
 
     async def _serve(self, inbox: Inbox, client: Any, server: Any) -> None:
         wire, limits = inbox.wire, self._limits
@@ -87,9 +87,10 @@ class Http1Connection:
                     await self._refuse(wire, exchange.refused)
                     return
                 if not exchange.keep_alive:
-                    await self._leave(wire, unread=not request.complete)
+                    unread = not request.complete or bool(inbox.parser.requests)
+                    await self._leave(wire, unread=unread)
                     return
-                inbox.since_idle.clear()
+                inbox.ahead_bytes = 0
 
     async def _next(self, inbox: Inbox, head_deadline: float) -> Request | None:
         """The next request; None where the connection is to be closed."""

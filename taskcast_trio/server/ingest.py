@@ -168,7 +168,8 @@ class _Body:
     def _is_plain(self, block: bytes, lines: list[bytes]) -> bool:
         """Whether the checks of `jsontext.parse` can be made for all lines at once.
 
-        Nesting is left to each line, and what else is looked for never spans a line break.
+        Nesting is left to each line, and lone surrogates to the decoder, which refuses them; what
+        else is looked for never spans a line break.
         """
         if max(map(len, lines)) > self._line_bytes:
             return False
@@ -176,9 +177,9 @@ class _Body:
             if not block.isascii():
                 block.decode()
             jsontext.check_limits(block, max_depth=len(block))
-            return jsontext.Mask.of(block) is None
         except (UnicodeDecodeError, BadRequest):
             return False
+        return True
 
     def _quickly(self, line: bytes) -> Draft:
         """What `_exactly` gives for a line of a plain block; any error if that would refuse it."""

@@ -15,10 +15,12 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from hypercorn.typing import H11SendableEvent
+from wsproto.events import Message as WSMessage
 
 from taskcast_trio.server.connection import ConnectionContext, Watch, contained
-from taskcast_trio.server.target import ASGIApp, Message
+from taskcast_trio.server.target import ASGIApp, Message, Receive
 
 
 def _require_names() -> None:
@@ -70,15 +72,33 @@ class AppTasks:
         send: Callable[[Any], Awaitable[None]],
     ) -> Callable[[Message], Awaitable[None]]:
         to_app, inbox = trio.open_memory_channel[Message](config.max_app_queue_size)
+        disconnect: Message = {}
 
         async def put(message: Message) -> None:
-            with suppress(trio.BrokenResourceError):  # the application has ended; input is moot
+            if message["type"].endswith(".disconnect"):
+                # Never waits: an answer that completes early puts it from the application's own
+                # task, which would wait for room that only itself can make.
+                disconnect.update(message)
+                to_app.close()
+                return
+            # Broken or closed: the application has ended, or was told so, and input is moot.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 try:
                     to_app.send_nowait(message)
                 except trio.WouldBlock:
-                    await self._watch(partial(to_app.send, message))
+                    await self._watch(partial(wait_for_room, message))
 
-        self._nursery.start_soon(self._run, app, scope, inbox, send)
+        async def wait_for_room(message: Message) -> None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await to_app.send(message)
+
+        async def receive() -> Message:
+            try:
+                return await inbox.receive()
+            except trio.EndOfChannel:
+                return disconnect
+
+        self._nursery.start_soon(self._run, app, scope, inbox, receive, send)
         return put
 
     async def _run(
@@ -86,6 +106,7 @@ class AppTasks:
         app: ASGIApp,
         scope: Message,
         inbox: trio.MemoryReceiveChannel[Message],
+        receive: Receive,
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
         async def send_and_yield(message: Message) -> None:
@@ -98,7 +119,7 @@ class AppTasks:
 
         with contained(self._report):
             async with inbox:
-                await app(scope, inbox.receive, send_and_yield)
+                await app(scope, receive, send_and_yield)
         await send(None)
 
     def _report(self, error: BaseException) -> None:
@@ -126,6 +147,17 @@ class ReadGate:
         return self._event.is_set()
 
 
+class CappedBuffer(WebsocketBuffer):
+    """Keeps nothing of a message that is too large, however much comes of it or behind it."""
+
+    def extend(self, event: WSMessage[Any]) -> None:
+        if self.length + len(event.data) > self.max_length:
+            self.value = None
+            self.length = self.max_length + 1
+            raise FrameTooLargeError
+        super().extend(event)
+
+
 class GuardedH11Protocol(H11Protocol):
     """HTTP/1.1 and WebSocket without cleartext HTTP/2 and without permessage-deflate."""
 
@@ -150,6 +182,8 @@ class GuardedH11Protocol(H11Protocol):
                 http_version=request.http_version,
             )
         )
+        if isinstance(self.stream, WSStream):
+            self.stream.buffer = CappedBuffer(self.config.websocket_max_message_size)
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         try:
@@ -191,6 +225,9 @@ class GuardedH2Protocol(H2Protocol):
             return
         request.headers = _without_extensions(request.headers)
         await super()._create_stream(request)
+        stream = self.streams.get(request.stream_id)
+        if isinstance(stream, WSStream):
+            stream.buffer = CappedBuffer(self.config.websocket_max_message_size)
 
 
 def _without_extensions(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

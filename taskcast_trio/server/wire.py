@@ -13,6 +13,7 @@ from taskcast_trio.server.connection import SocketStream
 
 MAX_RECV: Final = 64 * 1024
 WRITE_CHUNK: Final = 64 * 1024
+FINISH_S: Final = 1.0
 YIELD_AFTER_S: Final = 0.005
 """How long one connection may keep the others from running."""
 
@@ -47,7 +48,7 @@ class Wire:
 
     async def read(self) -> bytes:
         """What has come, b"" at the end of it. Cancellation loses nothing."""
-        while True:
+        while self._socket.fileno() != -1:
             try:
                 await trio.lowlevel.wait_readable(self._socket)
             except (OSError, trio.ClosedResourceError):
@@ -59,6 +60,7 @@ class Wire:
                 continue
             except OSError:
                 return b""
+        return b""
 
     def write_nowait(self, data: bytes) -> int:
         """Send what can be sent at once; how many bytes that was."""
@@ -114,6 +116,10 @@ class Wire:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         await trio.lowlevel.checkpoint()
+
+    async def finish(self) -> None:
+        """Say that this was all: closing does."""
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def close(self) -> None:
         if self._socket.fileno() != -1:
@@ -171,6 +177,11 @@ class TlsWire:
     async def end(self) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
             await self._stream.transport_stream.send_eof()
+
+    async def finish(self) -> None:
+        """Say that this was all (RFC 9112, section 9.8), if the peer takes it at once."""
+        with trio.move_on_after(FINISH_S), suppress(trio.BrokenResourceError):
+            await self._stream.aclose()
 
     def close(self) -> None:
         self._stream.transport_stream.socket.close()

@@ -20,7 +20,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -53,8 +53,7 @@ class Idempotency:
     ttl_ms: int = 24 * 60 * 60 * 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A part of a log, and the state of the log at the moment of the read.
 
     ``entries`` are in the order that was asked for; ``more`` says that the page's limit cut them.
@@ -65,8 +64,7 @@ class Page:
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A log's high-water mark and the running value of every series, read in one step.
 
     ``record.next_index - 1`` is the index up to which the values are.
@@ -76,8 +74,7 @@ class Snapshot:
     values: dict[str, Entry]
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """What one step did to one log; the answer of the step, and what is announced.
 
     ``first_index`` is that of the first of ``entries``. ``created`` marks the birth of a task (an
@@ -91,7 +88,7 @@ class Commit:
     deleted: bool = False
     replaced: bool = False
     repeated: bool = False
-    shared: dict[tuple[bool, int], bytes] = field(default_factory=dict, compare=False, repr=False)
+    shared: dict[tuple[bool, int], bytes] = {}
     """Encodings that subscribers at the same place share, by whether they are wrapped and by their
     first filtered index."""
 

@@ -185,12 +185,13 @@ async def test_a_draining_server_refuses_the_handshake() -> None:
 async def handshake(app: Any, path: str, **fields: Any) -> list[dict[str, Any]]:
     """What ``app`` sends in answer to a handshake alone."""
     sent: list[dict[str, Any]] = []
+    messages = [{"type": "websocket.connect"}]
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
     async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
+        return messages.pop()
 
     scope = {
         "type": "websocket",

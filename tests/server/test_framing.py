@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from taskcast_trio.server import exchange
-from taskcast_trio.server.guard import GuardedConnection
 from taskcast_trio.server.http1 import Http1Connection
 from taskcast_trio.server.target import TargetGuard
 
@@ -20,6 +19,9 @@ from .conftest import ProbeApp
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
 PATIENCE_S = 10.0
+only_httptools = pytest.mark.parametrize(
+    "http", [Http1Connection], ids=["httptools"], indirect=True
+)
 CHUNKED = b"Transfer-Encoding: chunked"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -97,7 +99,9 @@ ONLY_STRICT = {
     "bare-lf": b"GET / HTTP/1.1\nHost: x\n\n",
     "bare-lf-in-value": get(b"/", b"X: a\nY: b"),
     "chunk-bare-lf": post(CHUNKED, body=b"0\n\n"),
-    "chunked-of-http10": post(CHUNKED, b"Connection: keep-alive", version=b"1.0"),
+    "chunked-of-http10": post(
+        CHUNKED, b"Connection: keep-alive", body=b"0\r\n\r\n", version=b"1.0"
+    ),
     "chunk-extension-nul": post(CHUNKED, body=b"1;\x00\r\na\r\n0\r\n\r\n"),
     "trailer-length": post(CHUNKED, body=b"0\r\nContent-Length: 5\r\n\r\n"),
 }
@@ -124,11 +128,12 @@ async def test_ambiguous_framing_is_refused_and_closed(serving: Serving, sent: b
     await assert_refused(serving, sent)
 
 
+@only_httptools
 @pytest.mark.parametrize("sent", ONLY_STRICT.values(), ids=ONLY_STRICT.keys())
 async def test_what_proxies_read_in_two_ways_is_refused_by_httptools(
     serving: Serving, sent: bytes
 ) -> None:
-    await assert_refused(serving, sent, connection=Http1Connection)
+    await assert_refused(serving, sent)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +190,10 @@ async def test_a_legal_body_is_read_to_its_end_and_no_further(
         assert await peer.read_answer() == b"ok"
 
 
+@only_httptools
 async def test_an_empty_line_before_a_request_is_skipped_by_httptools(serving: Serving) -> None:
     """RFC 9112, section 2.2. h11 refuses it."""
-    async with serving(connection=Http1Connection) as server:
+    async with serving() as server:
         peer = await server.connect()
         await peer.send(get() + b"\r\n" + get())
         assert await peer.read_answer() == b"ok"
@@ -234,12 +240,13 @@ async def test_requests_before_a_malformed_one_are_answered(serving: Serving) ->
         assert (await peer.read_to_end()).startswith(b"HTTP/1.1 400 ")
 
 
+@only_httptools
 async def test_requests_before_a_fin_are_answered(serving: Serving) -> None:
     """A half-open peer that has asked gets what it asked for, and then a close.
 
     Hypercorn takes a FIN for the end of everything.
     """
-    async with serving(connection=Http1Connection) as server:
+    async with serving() as server:
         peer = await server.connect()
         await peer.send(get() + get())
         await peer.finish()
@@ -260,8 +267,9 @@ async def test_http10_closes_unless_it_asks_otherwise(serving: Serving) -> None:
         assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
+@only_httptools
 async def test_http10_keep_alive_is_granted_by_httptools(serving: Serving) -> None:
-    async with serving(connection=Http1Connection) as server:
+    async with serving() as server:
         peer = await server.connect()
         for _ in range(2):
             await peer.send(get(b"/", b"Connection: keep-alive", version=b"1.0"))
@@ -325,12 +333,13 @@ async def test_100_continue_comes_when_the_application_wants_the_body(serving: S
         assert await peer.get() == b"ok"
 
 
+@only_httptools
 async def test_100_continue_is_left_out_where_the_answer_is_known(serving: Serving) -> None:
     """The peer learns of the 413 without sending its body, and the connection closes.
 
     Hypercorn always sends 100, which RFC 9110, section 10.1.1, allows.
     """
-    async with serving(close_grace_s=0.05, connection=Http1Connection) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(
             b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n" + EXPECT + b"\r\n\r\n"
@@ -340,9 +349,10 @@ async def test_100_continue_is_left_out_where_the_answer_is_known(serving: Servi
         assert b"\r\nconnection: close\r\n" in answer.lower()
 
 
+@only_httptools
 async def test_100_continue_is_left_out_where_the_body_has_come(serving: Serving) -> None:
     """RFC 9110, section 10.1.1; nor is it sent to HTTP/1.0, nor for an empty body."""
-    async with serving(connection=Http1Connection) as server:
+    async with serving() as server:
         peer = await server.connect()
         await peer.send(post(EXPECT, b"Content-Length: 2", body=b"hi"))
         assert await peer.read_answer() == b"hi"
@@ -357,10 +367,11 @@ async def test_100_continue_is_left_out_where_the_body_has_come(serving: Serving
 # Limits
 
 
+@only_httptools
 @pytest.mark.parametrize("path", [b"/", b"/" + b"x" * 40_000])
 async def test_a_head_that_is_too_large_is_refused(serving: Serving, path: bytes) -> None:
     """Also where it comes in one piece (H11)."""
-    async with serving(close_grace_s=0.05, connection=Http1Connection) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(get(path, b"X: " + b"x" * 40_000))
         assert (await peer.read_to_end()).startswith(b"HTTP/1.1 431 ")
@@ -394,12 +405,13 @@ async def test_a_trailer_without_end_is_refused(serving: Serving) -> None:
         await server.until(lambda: server.app.live == 0)
 
 
+@only_httptools
 async def test_a_body_that_does_not_come_is_a_408(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """T36; on h11 the application's own limit does this."""
     monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.05)
-    async with serving(close_grace_s=0.05, connection=Http1Connection) as server:
+    async with serving(close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(post(b"Content-Length: 9", body=b"abc"))
         assert (await peer.read_to_end()).startswith(b"HTTP/1.1 408 ")
@@ -603,7 +615,3 @@ async def test_a_websocket_may_follow_other_requests(serving: Serving, cut: int 
         assert await peer.read_until(b"hello") == b"\x81\x05hello"
         await peer.stream.aclose()
         await server.until(lambda: server.app.live == 0)
-
-
-def test_both_paths_are_tested(http: Any) -> None:
-    assert http in (Http1Connection, GuardedConnection)

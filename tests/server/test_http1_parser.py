@@ -206,7 +206,7 @@ HEADS = {
     "coding-not-last": post(b"Transfer-Encoding: chunked, gzip"),
     "coding-vt": post(b"Transfer-Encoding: \x0bchunked"),
     "coding-tab": post(b"Transfer-Encoding: chunked\t"),
-    "coding-of-http10": post(CHUNKED, b"Connection: keep-alive", version=b"1.0"),
+    "coding-of-http10": post(CHUNKED, b"Connection: keep-alive", body=b"0\r\n\r\n", version=b"1.0"),
     "space-before-colon": post(b"Transfer-Encoding : chunked"),
     "tab-before-colon": post(b"X\t: a"),
     "fold-space": post(b"X: a\r\n b"),
