@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, SeriesMode
 from taskcast_trio.engine import Delivery, Done, Gap
-from taskcast_trio.engine.subscription import Item
+from taskcast_trio.engine.items import Item
 
 
 def draft(data: object = 0, series: str | None = None, mode: SeriesMode = "accumulate") -> Draft:

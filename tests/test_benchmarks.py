@@ -43,7 +43,16 @@ def run(directory: Path, *names: str) -> tuple[str, dict[str, Any], ElementTree.
 
 
 def test_the_command_measures_each_row_and_writes_table_json_and_chart(tmp_path: Path) -> None:
-    names = ("single", "fanout", "fanout-batches", "replay", "latency", "accumulate", "idle")
+    names = (
+        "single",
+        "ndjson",
+        "fanout",
+        "fanout-batches",
+        "replay",
+        "latency",
+        "accumulate",
+        "idle",
+    )
     table, report, chart = run(tmp_path, *names)
     assert report["H"]["median"] > 0
     assert "raw sockets" in report["generator"]

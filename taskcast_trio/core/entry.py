@@ -51,7 +51,7 @@ class Entry:
     def frame(self, filtered_index: int) -> bytes:
         """The SSE block of the envelope (WHATWG HTML, server-sent events), blank line included."""
         if self._frame_tail is None:
-            event = self.event
+            event = self._event
             envelope = Envelope(
                 filtered_index=0,
                 raw_index=event.index,
@@ -66,8 +66,8 @@ class Entry:
                 series_acc_field=event.series_acc_field,
                 series_snapshot=event.series_snapshot,
             )
-            encoded = one_line(msgspec.json.encode(envelope))[_FIRST_FIELD - 1 :]
-            tail = encoded + self.id_line
+            encoded = one_line(msgspec.json.encode(envelope))
+            tail = b"%b\nid: %b\n\n" % (encoded[_FIRST_FIELD - 1 :], sse_id(event.id))
             if len(tail) > MAX_SHARED_FRAME:
                 return b"%b%d%b" % (_FRAME_HEAD, filtered_index, tail)
             self._frame_tail = tail

@@ -3,8 +3,9 @@
 from .engine import TaskEngine
 from .follow_all import FollowAll, FollowAllOptions
 from .history import HistoryQuery
+from .items import Delivery, Done, Follow, Gap
 from .runtime import Runtime, open_engine, open_runtime
-from .subscription import Delivery, Done, Follow, Gap, Subscription
+from .subscription import Subscription
 
 __all__ = [
     "Delivery",

@@ -47,8 +47,10 @@ from taskcast_trio.storage.protocols import (
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
+from .items import Follow
 from .metrics import Metrics
-from .subscription import Follow, Subscription, resolve_cursor
+from .replay import resolve_cursor
+from .subscription import Subscription
 
 
 def wall_clock_ms() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -12,6 +12,8 @@ from taskcast_trio.core.errors import Draining
 from taskcast_trio.storage.protocols import Commit
 
 from .metrics import Metrics
+
+_Channel: TypeAlias = tuple[trio.MemorySendChannel[Commit], trio.MemoryReceiveChannel[Commit]]
 
 DEFAULT_INBOX_COMMITS: Final = 64
 YIELD_AFTER_S: Final = 0.005
@@ -27,27 +29,33 @@ class Inbox:
     take (or the inbox was cut): that saves a task switch for each commit. It must not raise.
     """
 
-    __slots__ = ("_receive", "_send", "called", "on_ready")
+    __slots__ = ("_capacity", "_channel", "_cut", "called", "on_ready")
 
     def __init__(self, capacity: int) -> None:
-        self._send, self._receive = trio.open_memory_channel[Commit](capacity)
+        self._capacity = capacity
+        self._channel: _Channel | None = None
+        """Made for the first commit, as it is most of what an idle subscriber would weigh."""
+        self._cut = False
         self.on_ready: Callable[[], None] | None = None
         self.called = False
         """Whether a call of ``on_ready`` is due."""
 
     def put(self, commit: Commit) -> bool:
         """Queue the commit; False where that cut the inbox (or it was cut already)."""
-        try:
-            self._send.send_nowait(commit)
-        except trio.WouldBlock:
-            self._send.close()
+        if self._cut:
             return False
-        except trio.ClosedResourceError:
+        send, _ = self._channel or self._open()
+        try:
+            send.send_nowait(commit)
+        except trio.WouldBlock:
+            self.cut()
             return False
         return True
 
     def cut(self) -> None:
-        self._send.close()
+        self._cut = True
+        if self._channel is not None:
+            self._channel[0].close()
 
     async def take(self) -> list[Commit]:
         """Wait for commits and take all that are queued; an empty list once the inbox is cut and
@@ -55,8 +63,9 @@ class Inbox:
 
         Cancellation takes nothing.
         """
+        _, receive = self._channel or self._open()
         try:
-            commits = [await self._receive.receive()]
+            commits = [await receive.receive()]
         except trio.EndOfChannel:
             return []
         return commits + self.take_nowait()
@@ -64,21 +73,32 @@ class Inbox:
     @property
     def waiting(self) -> bool:
         """Whether there is something to take, or the inbox is cut."""
-        statistics = self._receive.statistics()
-        return statistics.current_buffer_used > 0 or statistics.open_send_channels == 0
+        if self._cut or self._channel is None:
+            return self._cut
+        return self._channel[1].statistics().current_buffer_used > 0
 
     def take_nowait(self) -> list[Commit]:
         """All that are queued."""
-        commits = []
+        commits: list[Commit] = []
+        if self._channel is None:
+            return commits
+        _, receive = self._channel
         try:
             while True:
-                commits.append(self._receive.receive_nowait())
+                commits.append(receive.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel):
             return commits
 
     def close(self) -> None:
-        self._send.close()
-        self._receive.close()
+        self.cut()
+        if self._channel is not None:
+            self._channel[1].close()
+
+    def _open(self) -> _Channel:
+        self._channel = trio.open_memory_channel[Commit](self._capacity)
+        if self._cut:
+            self._channel[0].close()
+        return self._channel
 
 
 class Fanout:

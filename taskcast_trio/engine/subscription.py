@@ -8,17 +8,13 @@ exactly once and in order, whatever happens between.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias, cast
+from typing import Final, Literal, Self, cast
 
 import trio
-from msgspec import Struct
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskNotFound
-from taskcast_trio.core.filter import EventFilter
-from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.series import (
     SeriesValue,
     SeriesValues,
@@ -30,118 +26,13 @@ from taskcast_trio.core.series import (
 from taskcast_trio.storage.protocols import Commit, Page, ShortTermStore, TaskRecord
 
 from .fanout import Fanout
-from .history import PAGE_EVENTS, PASS_ALL
+from .history import PAGE_EVENTS
+from .items import Delivery, Done, Follow, Gap, Item, Pumped, Run
 from .metrics import Metrics
-
-
-class Delivery(Struct, frozen=True):
-    """An event that passed the filter; ``filtered_index`` counts those, from 0.
-
-    It is ``resumable`` unless it comes before a snapshot that holds pieces from before it: whoever
-    resumed right after it would miss those.
-    """
-
-    entry: Entry
-    filtered_index: int
-    resumable: bool = True
-
-
-class Gap(Struct, frozen=True):
-    """What was before can't be continued; the events from raw index ``replayed_from`` on follow
-    anew.
-    """
-
-    reason: Literal["unknown_cursor", "log_replaced"]
-    replayed_from: int
-
-
-class Done(Struct, frozen=True):
-    """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``."""
-
-    reason: str
-
-
-class Run(Struct, frozen=True):
-    """Events of which none was filtered out: the same for every subscriber at this place.
-
-    ``shared`` is where subscribers of the same commit share what they make of it; None in a replay.
-    """
-
-    entries: Sequence[Entry]
-    filtered_index: int
-    shared: dict[tuple[bool, int], bytes] | None = None
-
+from .replay import Replay, resolve_cursor
 
 OBSERVE_ONE_IN: Final = 16
 """Latencies are sampled: observing each would cost as much as a delivery."""
-
-Item: TypeAlias = Delivery | Gap | Done
-Pumped: TypeAlias = Item | Run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Follow:
-    """How to follow a task.
-
-    ``last_event_id`` is a cursor in the log and resumes exactly after it; an unknown one is told by
-    a ``Gap``. The ``since_*`` cursors are those of the wire contract: ``since_id`` and
-    ``since_timestamp`` (ms) cut the stored order, ``since_index`` skips by filtered index, and
-    ``limit`` keeps the oldest of the replay only. ``resumed`` says that any of them was given, even
-    an unusable one: then series are not collapsed.
-    """
-
-    filter: EventFilter = PASS_ALL
-    last_event_id: str | None = None
-    since_id: str | None = None
-    since_index: float | None = None
-    since_timestamp: float | None = None
-    resumed: bool = False
-    limit: int | None = None
-    accumulated: bool = False
-
-
-@dataclass(slots=True)
-class _Replay:
-    """A replay in stored order, up to ``high_water``.
-
-    ``values`` are those of every series there, ``collapse`` says that an accumulate series is sent
-    as its value.
-    """
-
-    high_water: int
-    values: dict[str, Entry]
-    collapse: bool
-    after_place: int = -1
-    cut_place: int = -1
-    since_ms: float | None = None
-    left: int | None = None
-    collapsed: set[str] = field(default_factory=set)
-    owed: set[str] = field(default_factory=set)
-    """The series of which pieces are behind, and the snapshot that has them is still to come."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is to be left out or put together."""
-        if self.left is not None or self.since_ms is not None:
-            return False
-        return not self.collapse or not any(accumulates(v.event) for v in self.values.values())
-
-    def value_of(self, entry: Entry) -> Entry | None:
-        """The value that stands for this piece; None where it stands for itself."""
-        series = series_of(entry.event)
-        if not self.collapse or series is None or not accumulates(entry.event):
-            return None
-        value = self.values.get(series)
-        return value if value is not None and accumulates(value.event) else None
-
-    def replaced_value(self, later: Entry) -> Entry | None:
-        """The value whose newest piece stood where a ``latest`` event from beyond the high-water
-        mark stands now: the pieces before it have nothing else to stand for them.
-        """
-        value = self.values.get(series_of(later.event) or "")
-        if value is None or value.place != later.place:
-            return None
-        return self.value_of(value)
 
 
 class Subscription:
@@ -150,6 +41,29 @@ class Subscription:
     Iterate it, or call :meth:`receive`. Entering registers it (it counts as a subscriber), leaving
     forgets it at once and without waiting. It belongs to one Trio task at a time.
     """
+
+    __slots__ = (
+        "_clock",
+        "_ended",
+        "_epoch",
+        "_fanout",
+        "_filtered",
+        "_follow",
+        "_inbox",
+        "_last",
+        "_live",
+        "_metrics",
+        "_observed",
+        "_plain",
+        "_queue",
+        "_replay",
+        "_runs",
+        "_silent_until",
+        "_since_index",
+        "_store",
+        "_values",
+        "task_id",
+    )
 
     def __init__(
         self,
@@ -175,7 +89,7 @@ class Subscription:
         self._filtered = 0
         self._since_index = follow.since_index if follow.last_event_id is None else None
         self._values: SeriesValues = {}
-        self._replay: _Replay | None = None
+        self._replay: Replay | None = None
         self._live = False
         self._ended = False
         self._observed = 0
@@ -327,7 +241,7 @@ class Subscription:
         except TaskNotFound:
             return self._end("deleted")
         self._epoch = record.epoch
-        self._replay = _Replay(
+        self._replay = Replay(
             record.next_index - 1,
             snapshot.values,
             collapse=follow.last_event_id is not None or not follow.resumed,
@@ -341,7 +255,7 @@ class Subscription:
             return []
         return [self._gap("unknown_cursor")]
 
-    async def _replay_places(self, replay: _Replay) -> list[Pumped]:
+    async def _replay_places(self, replay: Replay) -> list[Pumped]:
         """A page in stored order: the first replay, as the contract has it."""
         try:
             page = await self._store.read_places(
@@ -363,7 +277,7 @@ class Subscription:
                 if value is None:
                     continue
                 entry = value
-            if replay.left is not None and self._passed_cut(replay, entry):
+            if replay.left is not None and replay.passed_cut(entry):
                 if replay.left == 0:
                     break
                 replay.left -= 1
@@ -375,7 +289,7 @@ class Subscription:
                 self._values = {s: SeriesValue(entry) for s, entry in replay.values.items()}
         return [*items]
 
-    def _replay_run(self, replay: _Replay, page: Page) -> list[Pumped]:
+    def _replay_run(self, replay: Replay, page: Page) -> list[Pumped]:
         """The page as it is."""
         items = self._run(page.entries)
         if page.entries:
@@ -392,18 +306,13 @@ class Subscription:
         self._filtered += len(entries)
         return [run]
 
-    def _passed_cut(self, replay: _Replay, entry: Entry) -> bool:
-        since_ms = replay.since_ms
-        after = since_ms is None or entry.event.timestamp > since_ms
-        return after and entry.place > replay.cut_place
-
-    def _replay_one(self, replay: _Replay, entry: Entry, items: list[Item]) -> None:
+    def _replay_one(self, replay: Replay, entry: Entry, items: list[Item]) -> None:
         series = series_of(entry.event)
         value = replay.value_of(entry)
         if series is None or value is None:
             if self._follow.accumulated and not replay.collapse:
                 entry = self._running(entry)
-            if self._passed_cut(replay, entry):
+            if replay.passed_cut(entry):
                 self._deliver(entry, items, resumable=not replay.owed)
         elif self._follow.limit is not None:
             if series not in replay.collapsed:
@@ -540,14 +449,3 @@ class Subscription:
     def _end(self, reason: str) -> list[Item]:
         self._ended = True
         return [Done(reason)]
-
-
-async def resolve_cursor(store: ShortTermStore, record: TaskRecord, event_id: str) -> int | None:
-    """The index that an event id stands for in the log of ``record``, replaced events included;
-    else None.
-    """
-    position = parse_event_id(event_id)
-    if position is not None and position.epoch == record.epoch:
-        return position.index if position.index < record.next_index else None
-    found = await store.find(record.task.id, event_id)
-    return found.index if found is not None else None

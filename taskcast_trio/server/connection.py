@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any, Protocol
 
 import trio
@@ -86,23 +86,37 @@ def _places(error: BaseException, depth: int = 4) -> list[str]:
     return [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames]
 
 
-@contextmanager
-def contained(on_error: Callable[[BaseException], None]) -> Iterator[None]:
+class contained:  # noqa: N801  (used as a function, like contextlib.suppress)
     """Hand every `Exception` of the block, grouped or not, to `on_error`; the rest goes on.
 
     `Cancelled`, `KeyboardInterrupt` and their like are raised again, without the exceptions that
     may have come with them.
     """
-    try:
-        yield
-    except Exception as error:
-        on_error(error)
-    except BaseExceptionGroup as group:
-        errors, rest = group.split(Exception)
-        if errors is not None:
-            on_error(errors)
-        if rest is not None:
-            raise rest from None
+
+    __slots__ = ("_on_error",)
+
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._on_error = on_error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if isinstance(exc, Exception):
+            self._on_error(exc)
+            return True
+        if isinstance(exc, BaseExceptionGroup):
+            errors, rest = exc.split(Exception)
+            if errors is not None:
+                self._on_error(errors)
+            if rest is not None:
+                raise rest from None
+        return False
 
 
 def _no_nursery(*_: object) -> None:

@@ -29,6 +29,8 @@ _STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+_ANSWERS: Final[dict[str, Any]] = {}
 _DISCONNECT: Final[Message] = {"type": "http.disconnect"}
 
 
@@ -86,6 +88,8 @@ def _encode_fields(headers: tuple[tuple[bytes, bytes], ...], bodiless: bool) -> 
 class Inbox:
     """What comes from the peer: feeds the parser, and remembers the end."""
 
+    __slots__ = ("ahead_bytes", "ended", "parser", "wire")
+
     def __init__(self, wire: Wire | TlsWire) -> None:
         self.wire = wire
         self.parser = RequestParser()
@@ -95,7 +99,10 @@ class Inbox:
 
     async def read(self) -> None:
         """Take what comes next. Cancellation loses nothing."""
-        data = await self.wire.read()
+        self.feed(await self.wire.read())
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read; b"" is the end."""
         if not data:
             self.ended = True
             return
@@ -110,6 +117,34 @@ class Inbox:
 
 class Exchange:
     """Runs the application for one request; then ``keep_alive`` says whether another may come."""
+
+    __slots__ = (
+        "_bodiless",
+        "_chunked",
+        "_client",
+        "_complete",
+        "_context",
+        "_inbox",
+        "_left",
+        "_linked",
+        "_lost",
+        "_over",
+        "_receiving",
+        "_request",
+        "_scope",
+        "_server",
+        "_start",
+        "_started",
+        "_told_end",
+        "_unsent",
+        "_unwatched",
+        "_waiting",
+        "_watch",
+        "_wire",
+        "keep_alive",
+        "pushed_bytes",
+        "refused",
+    )
 
     def __init__(
         self,
@@ -161,7 +196,7 @@ class Exchange:
         raw_path, _, query = request.target.partition(b"?")
         scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": _ASGI,
             "http_version": request.version,
             "method": request.method,
             "scheme": "https" if self._wire.secure else "http",
@@ -173,7 +208,7 @@ class Exchange:
             "client": self._client,
             "server": self._server,
             "state": context.state.copy(),
-            "extensions": {"taskcast.answer": {}, "taskcast.link": self},
+            "extensions": {"taskcast.answer": _ANSWERS, "taskcast.link": self},
         }
         try:
             await context.app(scope, self._receive, self._send)
@@ -232,18 +267,20 @@ class Exchange:
             self._told_end = request.complete
             return {"type": "http.request", "body": body, "more_body": not request.complete}
         if self._watch is None:
-            await self._listen()
-        await self._wait_until_over()
+            await self.closed()
+        else:
+            await self._wait_until_over()
         return _DISCONNECT
 
-    async def _listen(self) -> None:
+    async def closed(self) -> None:
         """Wait for the peer to leave; the application then has a moment to end by itself."""
         inbox = self._inbox
         while not inbox.ended and not inbox.full:
-            await inbox.read()
+            inbox.feed(await inbox.wire.read())  # not `read`: a frame less for each idle stream
         if inbox.ended:
             self._scope.deadline = trio.current_time() + self._context.limits.close_grace_s
             self._end()
+        await self._wait_until_over()
 
     def _end(self) -> None:
         self._over = True
@@ -258,7 +295,7 @@ class Exchange:
 
     async def _listen_beside(self, watch: trio.CancelScope, unwatched: trio.Event) -> None:
         with contained(self._crashed), watch:
-            await self._listen()
+            await self.closed()
         unwatched.set()
 
     async def _send(self, message: Message) -> None:
@@ -333,10 +370,8 @@ class Exchange:
 
     def take(self) -> None:
         self._linked = True
-
-    async def closed(self) -> None:
-        await self._listen()
-        await self._wait_until_over()
+        if self.keep_alive:
+            self._inbox.parser.rest()
 
     def push(self, body: bytes) -> bool:
         framed = self._frame(body, more=True)

@@ -9,8 +9,6 @@ directly where that needs no waiting. WebSocket upgrades, and HTTP/2 over TLS, g
 from __future__ import annotations
 
 import math
-from contextlib import suppress
-from typing import Any
 
 import msgspec
 import trio
@@ -30,11 +28,15 @@ class Http1Connection:
     request is answered before the next one is looked at; input is read ahead by at most 64 KiB.
     """
 
+    __slots__ = ("_context", "_guarded", "_idle", "_limits", "_scope", "_tls", "_wire")
+
     def __init__(self, stream: SocketStream, context: ConnectionContext) -> None:
-        self._stream = stream
         self._context = context
         self._limits = context.limits
+        self._tls = stream if isinstance(stream, trio.SSLStream) else None
         self._wire: Wire | TlsWire | None = None
+        if not isinstance(stream, trio.SSLStream):
+            self._wire = Wire(stream, context.limits.write_timeout_s)
         self._guarded: GuardedConnection | None = None
         self._scope = trio.CancelScope()
         """All of it; its deadline is that of the wait for a request, while there is one."""
@@ -44,36 +46,37 @@ class Http1Connection:
         """Serve until either side closes. Cancelling it cuts; the stream is closed in any case."""
         try:
             with self._scope:
-                await self._run()
+                if self._tls is not None:
+                    await self._begin_tls(self._tls)
+                if self._wire is not None:
+                    await self._serve(self._wire)
+                if self._wire is not None:
+                    await self._wire.finish()
         finally:
             if self._guarded is None and self._wire is not None:
                 self._wire.close()
 
-    async def _run(self) -> None:
-        stream, limits = self._stream, self._limits
-        wire: Wire | TlsWire
+    async def _begin_tls(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         try:
-            if isinstance(stream, trio.SSLStream):
-                with trio.fail_after(limits.handshake_timeout_s):
-                    await stream.do_handshake()
-                if stream.selected_alpn_protocol() == "h2":
-                    await self._hand_over(stream, b"")
-                    return
-                wire = TlsWire(stream, limits.write_timeout_s)
-            else:
-                wire = Wire(stream, limits.write_timeout_s)
-            self._wire = wire
-            addresses = wire.raw.getpeername(), wire.raw.getsockname()
+            with trio.fail_after(self._limits.handshake_timeout_s):
+                await stream.do_handshake()
         except (OSError, trio.BrokenResourceError, trio.TooSlowError):
             return
-        client, server = (parse_socket_addr(wire.raw.family, address) for address in addresses)
-        await self._serve(Inbox(wire), client, server)
-        await wire.finish()
+        if stream.selected_alpn_protocol() == "h2":
+            await self._hand_over(stream, b"")
+        else:
+            self._wire = TlsWire(stream, self._limits.write_timeout_s)
 
-    async def _serve(self, inbox: Inbox, client: Any, server: Any) -> None:
-        wire, limits = inbox.wire, self._limits
-        with suppress(Disconnected):
-            deadline = trio.current_time() + limits.header_timeout_s
+    async def _serve(self, wire: Wire | TlsWire) -> None:
+        family = wire.raw.family
+        try:
+            client = parse_socket_addr(family, wire.raw.getpeername())
+            server = parse_socket_addr(family, wire.raw.getsockname())
+        except OSError:
+            return
+        inbox = Inbox(wire)
+        try:
+            deadline = trio.current_time() + self._limits.header_timeout_s
             while (request := await self._next(inbox, deadline)) is not None:
                 deadline = math.inf
                 if request.upgrade == b"websocket":
@@ -91,6 +94,8 @@ class Http1Connection:
                     await self._leave(wire, unread=unread)
                     return
                 inbox.ahead_bytes = 0
+        except Disconnected:
+            return
 
     async def _next(self, inbox: Inbox, head_deadline: float) -> Request | None:
         """The next request; None where the connection is to be closed."""
@@ -154,7 +159,5 @@ class Http1Connection:
             self._guarded.abort()
         elif self._wire is not None:
             self._wire.abort()
-        else:
-            stream = self._stream
-            transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
-            transport.socket.close()
+        elif self._tls is not None:
+            self._tls.transport_stream.socket.close()

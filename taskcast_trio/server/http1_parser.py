@@ -6,7 +6,7 @@ Transfer-Encoding, repeated or malformed lengths, folded headers and stray CR or
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
@@ -64,12 +64,24 @@ class RequestParser:
     came before it.
     """
 
+    __slots__ = (
+        "_fields_bytes",
+        "_has_host",
+        "_head_bytes",
+        "_in_head",
+        "_parser",
+        "_request",
+        "behind",
+        "error",
+        "requests",
+    )
+
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.behind: bytes | None = None
         """What came behind a WebSocket handshake, which is the last request."""
         self.error: ProtocolError | None = None
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._request: Request | None = None
         self._head_bytes = 0
         """Fed since there was the last progress: a head or a part of a body."""
@@ -81,6 +93,11 @@ class RequestParser:
     def in_head(self) -> bool:
         """Whether a request has begun whose head is not complete."""
         return self._in_head and (self._request is not None or self._head_bytes > 0)
+
+    def rest(self) -> None:
+        """Between two requests that share the connection, weigh little until something comes."""
+        if self._request is None and self._head_bytes == 0:
+            self._parser = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes off the connection."""
@@ -104,6 +121,8 @@ class RequestParser:
 
         Upgrades but those to WebSocket are ignored, which leaves an ordinary request.
         """
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import Draining
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
-from taskcast_trio.engine.subscription import Item, Pumped, Run
+from taskcast_trio.engine.items import Item, Pumped, Run
 from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -122,6 +122,8 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
 class Stream(ABC):
     """The body of a stream: entering it subscribes, leaving it ends the subscription at once."""
 
+    __slots__ = ("_chunks", "_ended", "_pace", "_source")
+
     def __init__(self, source: Subscription | FollowAll, pace: Pace, *start: bytes) -> None:
         self._source = source
         self._pace = pace
@@ -165,6 +167,8 @@ class Stream(ABC):
 
 class TaskStream(Stream):
     """A task's stream; it ends after ``taskcast.done``, or when the server drains."""
+
+    __slots__ = ("_subscription", "_wrap")
 
     def __init__(self, subscription: Subscription, pace: Pace, *, wrap: bool) -> None:
         super().__init__(subscription, pace, _retry(pace.retry_ms))
@@ -220,6 +224,8 @@ class TaskStream(Stream):
 
 class GlobalStream(Stream):
     """The stream of all tasks; it ends only when the server drains."""
+
+    __slots__ = ("_events",)
 
     def __init__(self, events: FollowAll, pace: Pace) -> None:
         super().__init__(events, pace, KEEPALIVE, _retry(pace.retry_ms))

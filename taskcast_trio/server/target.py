@@ -30,7 +30,6 @@ MAX_REMEMBERED: Final = 256
 
 _ABSOLUTE: Final = re.compile(rb"(?i:https?|wss?)://([^/?#]*)(.*)", re.DOTALL)
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+|/")
-_PLAIN_HOST: Final = re.compile(rb"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,3}(?::\d{1,4})?")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NOT_VISIBLE_ASCII: Final = re.compile(rb"[^\x21-\x7e]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -127,8 +126,12 @@ def _plain_path(raw_path: bytes) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _plain_host(host: bytes) -> bool:
-    return _PLAIN_HOST.fullmatch(host) is not None
+def _is_host(host: bytes) -> bool:
+    try:
+        check_host(host)
+    except BadTarget:
+        return False
+    return True
 
 
 class TargetGuard:
@@ -174,7 +177,7 @@ class TargetGuard:
         for name, value in scope["headers"]:
             if name == b"host":
                 hosts += 1
-                if len(value) > MAX_REMEMBERED or not _plain_host(value):
+                if len(value) > MAX_REMEMBERED or not _is_host(value):
                     return False
             elif name == b"transfer-encoding" or name != name.lower():
                 return False

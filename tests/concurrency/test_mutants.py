@@ -14,7 +14,7 @@ import trio
 
 from taskcast_trio.core.errors import RevisionConflict
 from taskcast_trio.core.ids import parse_event_id
-from taskcast_trio.engine import subscription
+from taskcast_trio.engine import replay, subscription
 from taskcast_trio.engine.fanout import Fanout, Inbox
 from taskcast_trio.engine.follow_all import FollowAll
 from taskcast_trio.engine.subscription import Subscription
@@ -59,7 +59,7 @@ def test_skipping_the_gap_check_is_caught(monkeypatch):
 def test_dropping_commits_of_a_full_inbox_is_caught(monkeypatch):
     def drop_silently(self: Inbox, commit: Commit) -> bool:
         try:
-            self._send.send_nowait(commit)
+            (self._channel or self._open())[0].send_nowait(commit)
         except trio.WouldBlock:
             return False
         return True
@@ -70,7 +70,7 @@ def test_dropping_commits_of_a_full_inbox_is_caught(monkeypatch):
 
 @pytest.mark.parametrize("off_by", [-1, 1])
 def test_a_resume_that_is_one_off_is_caught(monkeypatch, off_by):
-    resolve_cursor = subscription.resolve_cursor
+    resolve_cursor = replay.resolve_cursor
 
     async def off_by_one(*args: Any) -> int | None:
         index = await resolve_cursor(*args)
@@ -138,7 +138,7 @@ def test_resuming_running_values_from_nothing_is_caught(monkeypatch):
 
 
 def test_forgetting_a_snapshot_whose_place_was_taken_is_caught(monkeypatch):
-    monkeypatch.setattr(subscription._Replay, "replaced_value", lambda self, later: None)
+    monkeypatch.setattr(replay.Replay, "replaced_value", lambda self, later: None)
     assert_caught(stream, check_streamed)
 
 

@@ -13,7 +13,7 @@ from taskcast_trio import TaskEngine
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import CreateTask, Status, Task, Transition
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
-from taskcast_trio.engine.subscription import Item
+from taskcast_trio.engine.items import Item
 
 
 def raw(value: object) -> Raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -46,6 +47,17 @@ async def test_the_tour_with_curl_shows_the_whole_text_to_who_comes_late(
     text = done.stdout.decode()
     assert text.count("event: taskcast.done") == 2
     assert '"delta":"Hello, you"' in text.replace(" ", "").replace("Hello,you", "Hello, you")
+
+
+async def test_a_stream_is_published_line_by_line(server: Any) -> None:
+    (script,) = [block for block in blocks("sh") if "x-ndjson" in block]
+    done = await trio.run_process(
+        ["bash", "-c", script.replace("localhost:3721", f"127.0.0.1:{server.port}")],
+        capture_stdout=True,
+        capture_stderr=True,
+    )
+    answer = done.stdout.decode().splitlines()[-1]
+    assert json.loads(answer) == {"accepted": 3, "firstIndex": 0, "lastIndex": 2}
 
 
 async def test_the_example_streams_a_file_to_three_subscribers(server: Any) -> None:

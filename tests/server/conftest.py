@@ -226,6 +226,12 @@ class Running:
         await secure.do_handshake()
         return RawPeer(secure)
 
+    def forget_peers(self) -> None:
+        """Close the sockets of every client so far."""
+        for peer in self.peers:
+            peer.socket.close()
+        self.peers.clear()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         """Poll `condition` without the clock; the server's own sockets move meanwhile."""
         with trio.fail_after(PATIENCE_S):
@@ -330,7 +336,6 @@ def serving(certificate: tuple[Path, Path, trustme.CA], http: ConnectionFactory)
                 with trio.fail_after(PATIENCE_S):
                     await finished.wait()
             finally:
-                for peer in running.peers:
-                    peer.socket.close()
+                running.forget_peers()
 
     return start

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import re
@@ -344,6 +345,11 @@ def tasks_living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
+def living_objects() -> int:
+    gc.collect()
+    return len(gc.get_objects())
+
+
 async def fuzz(server: Any, count: int, make: Callable[[], bytes]) -> None:
     """Send `count` inputs, each on its own connection, which then says FIN."""
     await server.assert_healthy()
@@ -620,17 +626,15 @@ async def test_peers_that_leave_in_the_middle_leave_nothing(
         await server.assert_healthy()
 
 
-async def test_300_connections_dropped_at_random_while_streaming_leave_nothing(
+async def test_1000_connections_dropped_at_random_while_streaming_leave_nothing(
     serving: Serving,
 ) -> None:
     """T33: each at its own moment, in its own way, some while others still connect."""
     dice = random.Random(SEED)
-    async with serving(close_grace_s=0.05, write_timeout_s=0.2) as server:
-        await server.assert_healthy()
-        await server.until(lambda: server.stats.connections_open == 0)
-        tasks, files = tasks_living(), open_files()
+
+    async def drop(server: Any, count: int) -> None:
         open_peers = []
-        for _ in range(300):
+        for _ in range(count):
             peer = await server.connect(receive_buffer=dice.choice((None, 4096)))
             path = dice.choice((b"/sse", b"/big", b"/deaf"))
             await peer.send(get(path) + dice.choice((b"", b"G", get(b"/next"))))
@@ -642,12 +646,20 @@ async def test_300_connections_dropped_at_random_while_streaming_leave_nothing(
         for peer in open_peers:
             leave(peer, dice.choice(ENDINGS))
         await server.until(lambda: server.stats.connections_open == 0)
-        assert server.stats.accepted_total == 301
         assert server.app.live == 0
+
+    async with serving(close_grace_s=0.05, write_timeout_s=0.2) as server:
+        tasks = tasks_living()
+        await drop(server, 100)  # what the first of them load stays
         await server.until(lambda: tasks_living() == tasks)
-        for peer in server.peers:
-            peer.socket.close()
+        server.forget_peers()
+        files, objects = open_files(), living_objects()
+        await drop(server, 1000)
+        await server.until(lambda: tasks_living() == tasks)
+        server.forget_peers()
         assert open_files() <= files
+        assert living_objects() < objects + 500  # far less than one for each connection
+        assert server.stats.accepted_total == 1100
         assert server.stats.guarded_errors_total == server.stats.app_errors_total == 0
 
 

@@ -382,3 +382,17 @@ def test_in_head_says_whether_a_request_is_awaited_or_has_begun() -> None:
         parser.feed(piece)
         seen.append(parser.in_head)
     assert seen == [False, True, True, False, True, True]
+
+
+def test_a_parser_may_rest_at_any_time_and_reads_on_as_if_it_had_not() -> None:
+    stream = post(b"content-length: 3", body=b"abc") + b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n"
+    parser = RequestParser()
+    for byte in stream * 2:
+        parser.rest()
+        parser.feed(bytes([byte]))
+    parser.rest()
+    assert parser.error is None
+    assert [(r.method, body_of(r), r.complete) for r in parser.requests] == [
+        ("POST", b"abc", True),
+        ("GET", b"", True),
+    ] * 2

@@ -1,0 +1,70 @@
+"""The first replay of a subscription: where it stands, and what it puts together or leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.series import accumulates, series_of
+from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord
+
+
+@dataclass(slots=True)
+class Replay:
+    """A replay in stored order, up to ``high_water``.
+
+    ``values`` are those of every series there, ``collapse`` says that an accumulate series is sent
+    as its value.
+    """
+
+    high_water: int
+    values: dict[str, Entry]
+    collapse: bool
+    after_place: int = -1
+    cut_place: int = -1
+    since_ms: float | None = None
+    left: int | None = None
+    collapsed: set[str] = field(default_factory=set)
+    owed: set[str] = field(default_factory=set)
+    """The series of which pieces are behind, and the snapshot that has them is still to come."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is to be left out or put together."""
+        if self.left is not None or self.since_ms is not None:
+            return False
+        return not self.collapse or not any(accumulates(v.event) for v in self.values.values())
+
+    def passed_cut(self, entry: Entry) -> bool:
+        """Whether the entry is one that the replay was asked for."""
+        after = self.since_ms is None or entry.event.timestamp > self.since_ms
+        return after and entry.place > self.cut_place
+
+    def value_of(self, entry: Entry) -> Entry | None:
+        """The value that stands for this piece; None where it stands for itself."""
+        series = series_of(entry.event)
+        if not self.collapse or series is None or not accumulates(entry.event):
+            return None
+        value = self.values.get(series)
+        return value if value is not None and accumulates(value.event) else None
+
+    def replaced_value(self, later: Entry) -> Entry | None:
+        """The value whose newest piece stood where a ``latest`` event from beyond the high-water
+        mark stands now: the pieces before it have nothing else to stand for them.
+        """
+        value = self.values.get(series_of(later.event) or "")
+        if value is None or value.place != later.place:
+            return None
+        return self.value_of(value)
+
+
+async def resolve_cursor(store: ShortTermStore, record: TaskRecord, event_id: str) -> int | None:
+    """The index that an event id stands for in the log of ``record``, replaced events included;
+    else None.
+    """
+    position = parse_event_id(event_id)
+    if position is not None and position.epoch == record.epoch:
+        return position.index if position.index < record.next_index else None
+    found = await store.find(record.task.id, event_id)
+    return found.index if found is not None else None
