@@ -51,7 +51,7 @@ class Entry:
     def frame(self, filtered_index: int) -> bytes:
         """The SSE block of the envelope (WHATWG HTML, server-sent events), blank line included."""
         if self._frame_tail is None:
-            event = self._event
+            event = self.event  # a running value joins it here
             envelope = Envelope(
                 filtered_index=0,
                 raw_index=event.index,

@@ -292,6 +292,14 @@ def test_a_value_stays_what_it_was_while_the_series_goes_on() -> None:
     assert data_of(values["s"].entry) == expected[-1][:-2] + b'end"}'
 
 
+def test_a_stream_sends_the_running_value_and_not_its_newest_piece() -> None:
+    values: SeriesValues = {}
+    fold(values, piece(0, b'{"delta":"ab"}'))
+    fold(values, piece(1, b'{"delta":"cd"}'))
+    assert b'"data":{"delta":"abcd"}' in values["s"].entry.frame(0)
+    assert b'"data":{"delta":"abcd"}' in values["s"].entry.bare_frame()
+
+
 # Snapshots
 
 
