@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,11 +13,12 @@ from functools import partial
 from typing import Final
 
 import click
+import msgspec
 import structlog
 import trio
 
 from taskcast_trio import __version__
-from taskcast_trio.config import Config, Loaded
+from taskcast_trio.config import Config, Loaded, Secret
 from taskcast_trio.engine.runtime import open_runtime
 from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_logging
 from taskcast_trio.server.access import AccessLog
@@ -33,6 +35,8 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_HUNG: Final = 70
 FLUSH_EVERY_S: Final = 0.2
+BODY_PAUSE_S: Final = 30.0
+"""At least: where the time of the whole body is shorter, it is the application that answers."""
 WATCHDOG_MARGIN_S: Final = 10.0
 """How long after the grace period a process that has not ended is ended without ceremony."""
 
@@ -52,7 +56,7 @@ def run(loaded: Loaded) -> int:
     Nothing is raised for a failure: it is one line on stderr where its cause is plain (a port in
     use), else a log line with its traceback.
     """
-    config = loaded.config
+    config, new_admin_token = with_admin_token(loaded.config)
     # What lives long is many small objects without cycles: looking for some among them costs more
     # than it finds. What the start has made stays.
     gc.freeze()
@@ -67,7 +71,10 @@ def run(loaded: Loaded) -> int:
     try:
         with at_end:
             drained = trio.run(
-                _serve, config, lambda urls: click.echo(banner(loaded, urls)), at_end
+                _serve,
+                config,
+                lambda urls: click.echo(banner(loaded, urls, new_admin_token)),
+                at_end,
             )
     except* CannotListen as group:
         click.echo(f"Error: {_first(group)}", err=True)
@@ -86,6 +93,8 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
         max_connections=config.limits.connections,
         write_timeout_s=server.write_timeout_seconds,
         header_timeout_s=server.header_timeout_seconds,
+        body_pause_s=max(BODY_PAUSE_S, server.body_timeout_seconds),
+        header_bytes=config.limits.header_bytes,
         keep_alive_timeout_s=server.keep_alive_timeout_seconds,
         grace_s=server.grace_seconds,
         certfile=server.cert_file,
@@ -161,7 +170,15 @@ def arm_watchdog(seconds: float, end: Callable[[int], object] = os._exit) -> thr
     return timer
 
 
-def banner(loaded: Loaded, urls: list[str]) -> str:
+def with_admin_token(config: Config) -> tuple[Config, str | None]:
+    """The configuration with an admin token, and that token where it had to be made."""
+    if not config.admin_api or config.admin_token is not None:
+        return config, None
+    token = secrets.token_urlsafe(32)
+    return msgspec.structs.replace(config, admin_token=Secret(token)), token
+
+
+def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) -> str:
     """Say what is used and where it listens, in a few lines."""
     config = loaded.config
     here = urls[0].replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
@@ -173,6 +190,8 @@ def banner(loaded: Loaded, urls: list[str]) -> str:
         ("config", str(loaded.file or "no file")),
         ("docs", f"{here}/docs"),
     ]
+    if new_admin_token is not None:
+        lines.append(("", f"admin token for this run, as adminToken has none: {new_admin_token}"))
     if config.host is None and config.auth.mode == "none":
         lines.insert(1, ("", "this machine only, while auth is none: --host opens it to others"))
     elif config.host is None:

@@ -57,6 +57,10 @@ def start(
             path=config_path, flags=flags, env=os.environ, cwd=Path.cwd(), home=Path.home()
         )
         require_available(loaded.config)
+        if loaded.config.auth.mode != "none":
+            from taskcast_trio.server.auth.methods import methods
+
+            methods(loaded.config, lambda: 0)
     except ConfigError as error:
         raise WrongConfig(str(error)) from None
     if check_config:

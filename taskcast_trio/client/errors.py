@@ -42,6 +42,8 @@ _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
         errors.TaskEnded,
         errors.NotBlocked,
         errors.Unauthorized,
+        errors.TokenExpired,
+        errors.TokenRevoked,
         errors.Forbidden,
         errors.NotFound,
         errors.TaskNotFound,
@@ -52,10 +54,13 @@ _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
         errors.InvalidTransition,
         errors.RevisionConflict,
         errors.PayloadTooLarge,
+        errors.TaskFull,
         errors.KeyReused,
         errors.RateLimited,
         errors.StoreUnavailable,
         errors.ReleaseUnsupported,
+        errors.KeysUnavailable,
+        errors.AuthUnavailable,
         errors.Draining,
     )
 }

@@ -9,7 +9,7 @@ from taskcast_trio.config.schema import Config
 
 STORAGES: Final = frozenset({"memory"})
 LONG_TERM_STORES: Final[frozenset[str]] = frozenset()
-AUTH_MODES: Final = frozenset({"none"})
+AUTH_MODES: Final = frozenset({"none", "jwt", "custom"})
 
 
 def require_available(config: Config) -> None:

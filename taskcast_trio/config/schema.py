@@ -33,6 +33,13 @@ class Jwt(Section, frozen=True):
     public_key: Secret | None = None
     """PEM. Hidden like a secret, since a private key pasted here by mistake would be one."""
     public_key_file: str | None = None
+    jwks_file: str | None = None
+    jwks_url: SecretUrl | None = None
+    jwks_cache_seconds: Seconds = 300.0
+    leeway_seconds: SecondsOrZero = 0.0
+    """Forgiven to clocks that disagree about ``exp`` and ``nbf``."""
+    require: tuple[str, ...] = ()
+    """Claims that a token must have."""
     issuer: str | None = None
     audience: str | None = None
 
@@ -40,7 +47,8 @@ class Jwt(Section, frozen=True):
 class Auth(Section, frozen=True):
     mode: Literal["none", "jwt", "custom"] = "none"
     custom: str | None = None
-    """``module:callable``."""
+    """``module:callable``: see :mod:`taskcast_trio.server.auth`."""
+    custom_timeout_seconds: Seconds = 10.0
     stream_expiry_grace_seconds: SecondsOrZero = 60.0
     jwt: Jwt = Jwt()
 
@@ -133,6 +141,16 @@ class Limits(Section, frozen=True):
     batch_events: Count = 1000
     json_depth: Annotated[int, Meta(ge=1, le=512)] = 128
     connections: Count = 10_000
+    header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32_768
+    """Of a request's head; beyond it 431."""
+    requests_per_second: Count = 100_000
+    """Of one caller: a subject, a service, or else an address. As many may come at once."""
+    streams: Count = 50_000
+    streams_per_caller: Count = 20_000
+    task_events: Count = 10_000_000
+    task_bytes: Annotated[int, Meta(ge=1024, le=1 << 50)] = 1 << 30
+    """Of the data of one task's events, as stored."""
+    task_subscribers: Count = 20_000
 
 
 class Sse(Section, frozen=True):
@@ -145,6 +163,7 @@ class Sse(Section, frozen=True):
 class Server(Section, frozen=True):
     write_timeout_seconds: Seconds = 30.0
     header_timeout_seconds: Seconds = 10.0
+    body_timeout_seconds: Seconds = 10.0
     keep_alive_timeout_seconds: Seconds = 10.0
     grace_seconds: Seconds = 10.0
     """How long a drain may take after SIGTERM."""

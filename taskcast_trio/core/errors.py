@@ -7,6 +7,8 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         TaskEnded                 400 task_ended           publish to a task that is terminal
         NotBlocked                400 not_blocked          resolve of a task that is not blocked
       Unauthorized                401 unauthorized
+        TokenExpired              401 token_expired        a new token helps
+        TokenRevoked              401 token_revoked
       Forbidden                   403 forbidden
       NotFound                    404 not_found
         TaskNotFound              404 task_not_found
@@ -18,9 +20,12 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         RevisionConflict          409 revision_conflict    lost a race; reading again may help
       RequestTimeout              408 request_timeout      the body did not come in time
       PayloadTooLarge             413 payload_too_large
+        TaskFull                  413 task_full            the task's log has no room for it
       KeyReused                   422 idempotency_key_reused
       RateLimited                 429 rate_limited
       StoreUnavailable            503 store_unavailable
+      KeysUnavailable             503 keys_unavailable     no key to check tokens with
+      AuthUnavailable             503 auth_unavailable     custom authentication gave no answer
       ReleaseUnsupported          503 storage_release_unsupported
       Draining                    503 draining
 
@@ -69,6 +74,14 @@ class NotBlocked(BadRequest):
 class Unauthorized(TaskcastError):
     status = 401
     code = "unauthorized"
+
+
+class TokenExpired(Unauthorized):
+    code = "token_expired"
+
+
+class TokenRevoked(Unauthorized):
+    code = "token_revoked"
 
 
 class Forbidden(TaskcastError):
@@ -145,6 +158,18 @@ class PayloadTooLarge(TaskcastError):
     code = "payload_too_large"
 
 
+class TaskFull(PayloadTooLarge):
+    """The log would hold more than it may; nothing of the request was stored."""
+
+    code = "task_full"
+
+    def __init__(self, task_id: str, unit: str, *, limit: int, stored: int) -> None:
+        super().__init__(
+            f"Task {task_id} has no room for this: "
+            f"it may hold {limit} {unit} and holds {stored} already"
+        )
+
+
 class KeyReused(TaskcastError):
     """An ``Idempotency-Key`` came back with another request (IETF httpapi draft, section 2.7)."""
 
@@ -156,14 +181,37 @@ class KeyReused(TaskcastError):
 
 
 class RateLimited(TaskcastError):
+    """Over a limit of the server; ``retry_after_s`` is when it makes sense to try again."""
+
     status = 429
     code = "rate_limited"
     retryable = True
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str = "", *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StoreUnavailable(TaskcastError):
     status = 503
     code = "store_unavailable"
+    retryable = True
+
+
+class KeysUnavailable(TaskcastError):
+    """The key set that tokens are checked with could not be fetched, and none is known."""
+
+    status = 503
+    code = "keys_unavailable"
+    retryable = True
+
+
+class AuthUnavailable(TaskcastError):
+    """Custom authentication failed, or took too long: nobody knows who calls."""
+
+    status = 503
+    code = "auth_unavailable"
     retryable = True
 
 
@@ -178,3 +226,8 @@ class Draining(TaskcastError):
     status = 503
     code = "draining"
     retryable = True
+
+
+def no_page_after(task_id: str) -> BadRequest:
+    """A list was to go on after a task that is not there, or not there for this caller."""
+    return BadRequest(f"There is no task {task_id} to go on after")

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from taskcast_trio.core.errors import (
     RequestNotFound,
     RevisionConflict,
     TaskNotFound,
+    no_page_after,
 )
 from taskcast_trio.core.ids import new_epoch, ulid
 from taskcast_trio.core.model import (
@@ -39,6 +41,7 @@ from taskcast_trio.core.model import (
 from taskcast_trio.storage.protocols import (
     Commit,
     Idempotency,
+    LogLimits,
     ShortTermStore,
     Snapshot,
     TaskRecord,
@@ -71,12 +74,14 @@ class TaskEngine:
         *,
         clock: Callable[[], int] = wall_clock_ms,
         noise: Callable[[int], int] = secrets.randbits,
+        log_limits: LogLimits | None = None,
     ) -> None:
         self.store = store
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
         self._noise = noise
+        self._log_limits = log_limits
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -142,16 +147,27 @@ class TaskEngine:
         type_: str | None = None,
         after: str | None = None,
         limit: int | None = None,
+        visible: Callable[[Task], bool] | None = None,
     ) -> list[TaskView]:
         """Tasks in order of creation; ``after`` is the id of the last one of the page before.
+
+        Only those that are ``visible`` are listed, and count.
 
         Raises:
             BadRequest: there is no task ``after``.
         """
-        records = await self.store.list_tasks(
-            statuses=statuses, type_=type_, after=after, limit=limit
-        )
-        return [self._view(record.task) for record in records]
+        if visible is None:
+            records = await self.store.list_tasks(
+                statuses=statuses, type_=type_, after=after, limit=limit
+            )
+            return [self._view(record.task) for record in records]
+        if after is not None:
+            last = await self.store.get(after)
+            if last is not None and not visible(last.task):
+                raise no_page_after(after)
+        records = await self.store.list_tasks(statuses=statuses, type_=type_, after=after)
+        seen = (record.task for record in records if visible(record.task))
+        return [self._view(task) for task in islice(seen, limit)]
 
     async def transition(self, task_id: str, change: Transition, *, key: str | None = None) -> Task:
         """Move the task to another status, and append the events that tell of it.
@@ -251,6 +267,7 @@ class TaskEngine:
             BadRequest: a draft is wrong in itself; nothing is stored.
             TaskNotFound: there is no such task.
             TaskEnded: the task is terminal.
+            TaskFull: the task's log would hold more than it may; nothing is stored.
             KeyReused: the key came with another request before.
         """
         for number, draft in enumerate(drafts):
@@ -260,6 +277,7 @@ class TaskEngine:
             drafts,
             now_ms=self.clock(),
             idempotency=_idempotency("publish", key, drafts),
+            limits=self._log_limits,
         )
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
@@ -328,13 +346,15 @@ class TaskEngine:
         """
         return await self.store.snapshot(task_id)
 
-    async def archive(self, task_id: str) -> AsyncIterator[bytes]:
-        """The task and its events as one JSON document, in parts.
+    async def archive(
+        self, task_id: str, *, shown: Callable[[Task], Task] | None = None
+    ) -> AsyncIterator[bytes]:
+        """The task, as it is to be ``shown``, and its events as one JSON document, in parts.
 
         Raises:
             TaskNotFound: there is no such task.
         """
-        return await read_archive(self.store, task_id, exported_at_ms=self.clock())
+        return await read_archive(self.store, task_id, exported_at_ms=self.clock(), shown=shown)
 
     async def import_task(self, request: ImportTask) -> Imported:
         """Store a task and its events as an archive has them, times included.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -11,6 +11,7 @@ from typing import Final, Self
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import BadRequest, TaskNotFound
 from taskcast_trio.core.filter import EventFilter
+from taskcast_trio.core.model import Task
 from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord
 
 from .fanout import Fanout
@@ -24,6 +25,8 @@ class FollowAllOptions:
 
     filter: EventFilter = PASS_ALL
     existing: bool = False
+    visible: Callable[[Task], bool] | None = None
+    """Tasks that are not are as if they were not there."""
 
 
 _RECENT_TASKS: Final = 64
@@ -132,6 +135,10 @@ class FollowAll:
         self._ended_unseen.clear()
 
     def _follow(self, record: TaskRecord, last: int) -> None:
+        visible = self._options.visible
+        if visible is not None and not visible(record.task):
+            self._cursors.pop(record.task.id, None)
+            return
         self._cursors[record.task.id] = _Cursor(record.epoch, last)
 
     def _keep(self, entries: Iterable[Entry]) -> None:

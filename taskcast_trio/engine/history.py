@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -13,7 +13,7 @@ from taskcast_trio.core.archive import compact
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.filter import EventFilter
-from taskcast_trio.core.model import Event
+from taskcast_trio.core.model import Event, Task
 from taskcast_trio.core.series import collapse
 from taskcast_trio.storage.protocols import ShortTermStore, Snapshot
 
@@ -108,7 +108,11 @@ class History:
 
 
 async def read_archive(
-    store: ShortTermStore, task_id: str, *, exported_at_ms: int
+    store: ShortTermStore,
+    task_id: str,
+    *,
+    exported_at_ms: int,
+    shown: Callable[[Task], Task] | None = None,
 ) -> AsyncIterator[bytes]:
     """The parts of the archive's JSON text.
 
@@ -116,16 +120,17 @@ async def read_archive(
         TaskNotFound: there is no such task (before the first part).
     """
     snapshot = await store.snapshot(task_id)
-    return _archive_parts(store, snapshot, exported_at_ms)
+    task = snapshot.record.task
+    return _archive_parts(store, snapshot, exported_at_ms, shown(task) if shown else task)
 
 
 async def _archive_parts(
-    store: ShortTermStore, snapshot: Snapshot, exported_at_ms: int
+    store: ShortTermStore, snapshot: Snapshot, exported_at_ms: int, task: Task
 ) -> AsyncIterator[bytes]:
     record = snapshot.record
     yield (
         b'{"schema":"taskcast.taskArchive","version":1,"exportedAt":%d,"task":%b,"events":['
-        % (max(exported_at_ms, record.task.updated_at), msgspec.json.encode(record.task))
+        % (max(exported_at_ms, record.task.updated_at), msgspec.json.encode(task))
     )
     after, more, seen, count = -1, True, set[str](), 0
     values = {value.index: value for value in snapshot.values.values()}

@@ -13,7 +13,7 @@ import trio
 
 from taskcast_trio.config import Config
 from taskcast_trio.storage.memory import MemoryBackend
-from taskcast_trio.storage.protocols import Backend
+from taskcast_trio.storage.protocols import Backend, LogLimits
 
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
@@ -52,7 +52,14 @@ async def open_runtime(
     backend = MemoryBackend()
     metrics = Metrics()
     fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
-    engine = TaskEngine(backend.store, fanout, metrics, clock=clock, noise=noise)
+    engine = TaskEngine(
+        backend.store,
+        fanout,
+        metrics,
+        clock=clock,
+        noise=noise,
+        log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
+    )
     drain = trio.Event()
     raised: Exception | None = None
     async with trio.open_nursery(strict_exception_groups=True) as services:

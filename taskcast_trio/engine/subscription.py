@@ -200,6 +200,8 @@ class Subscription:
                     self._reattach()
                 items = self._take_runs(commits)
                 go_on = write(items) if items else True
+                if self.live and inbox.waiting:  # it was cut behind what was taken
+                    self._reattach()
             except Exception as error:  # it belongs to this subscriber, not to the fan-out
                 failed.append(error)
                 go_on = False

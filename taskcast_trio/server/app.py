@@ -13,7 +13,14 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.engine import Runtime
 
-from . import answers, routes_events, routes_service, routes_tasks
+from . import answers, routes_auth, routes_events, routes_service, routes_tasks
+from .auth.admission import Admissions
+from .auth.custom import Authenticate
+from .auth.gate import Authenticator, Gate
+from .auth.limits import RateLimiter, StreamSlots
+from .auth.methods import methods
+from .auth.revocation import Revocations
+from .auth.tickets import Tickets
 from .bodies import too_large
 from .connection import GuardStats
 from .edge import Edge
@@ -24,21 +31,42 @@ from .target import ASGIApp, TargetGuard
 
 log = structlog.get_logger(__name__)
 
-BODY_TIMEOUT_S = 10
 RESPONSE_TIMEOUT_S = 30
 
 
-def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTrio:
+def create_app(
+    runtime: Runtime,
+    *,
+    stats: GuardStats | None = None,
+    authenticate: Authenticate | None = None,
+) -> QuartTrio:
     """An ASGI app on ``runtime``, which stays its owner's to close.
 
     ``stats`` are the connection counters of the server that will serve it, for ``/metrics``.
+    ``authenticate`` finds the caller of a request where ``auth.mode`` is ``custom``; without it
+    the one that ``auth.custom`` names is used, and without that every caller is refused.
 
     It can be served by Hypercorn (see ``server.serve``), mounted under a prefix (``root_path``) of
     another app, or called in memory. It starts no task of its own.
+
+    Raises:
+        ConfigError: what the configuration says of authentication can't work.
     """
+    config, engine = runtime.config, runtime.engine
+    how = methods(config, engine.clock, authenticate)
+    if config.auth.mode == "custom" and how.authenticate is None:
+        log.warning("nobody can authenticate: auth.mode is custom, and there is no callable")
+    leeway_s = config.auth.jwt.leeway_seconds
+    tickets = Tickets(engine.store, clock_ms=engine.clock, leeway_s=leeway_s)
+    revocations = Revocations(engine.store, clock_ms=engine.clock, leeway_s=leeway_s)
+    admissions = Admissions(
+        StreamSlots(config.limits.streams, config.limits.streams_per_caller),
+        clock_ms=engine.clock,
+        grace_s=config.auth.stream_expiry_grace_seconds,
+    )
     app = QuartTrio("taskcast_trio", static_folder=None)
     app.config.update(
-        BODY_TIMEOUT=BODY_TIMEOUT_S,
+        BODY_TIMEOUT=runtime.config.server.body_timeout_seconds,
         RESPONSE_TIMEOUT=RESPONSE_TIMEOUT_S,
         PROVIDE_AUTOMATIC_OPTIONS=False,
         PROPAGATE_EXCEPTIONS=False,
@@ -71,6 +99,13 @@ def create_app(runtime: Runtime, *, stats: GuardStats | None = None) -> QuartTri
     routes_service.register(app, runtime)
     routes_tasks.register(app, runtime)
     routes_events.register(app, runtime)
-    hot = HotRoutes(cast(ASGIApp, app.asgi_app), runtime)
-    app.asgi_app = TargetGuard(Edge(hot, runtime))  # type: ignore[method-assign, assignment]
+    routes_auth.register(app, runtime, tickets, revocations, admissions, how.verifier)
+    hot = HotRoutes(cast(ASGIApp, app.asgi_app), runtime, admissions)
+    gate = Gate(
+        hot,
+        how,
+        Authenticator(how, tickets, revocations),
+        RateLimiter(config.limits.requests_per_second),
+    )
+    app.asgi_app = TargetGuard(Edge(gate, runtime))  # type: ignore[method-assign, assignment]
     return app

@@ -13,6 +13,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
+from taskcast_trio.server.http1_parser import MAX_HEAD_BYTES
 from taskcast_trio.server.target import ASGIApp
 
 SocketStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -36,7 +37,7 @@ class GuardStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Time limits of one connection, in seconds."""
+    """Limits of one connection, those of time in seconds."""
 
     write_timeout_s: float = 30.0
     """For each chunk of at most 64 KiB to be taken by the kernel."""
@@ -44,10 +45,13 @@ class Limits:
     """From the first byte of a request head (or from accept) to its end."""
     keep_alive_timeout_s: float = 75.0
     """Between a response and the first byte of the next request."""
+    body_pause_s: float = 30.0
+    """Within a body, for its next part. Its whole time is for the application to limit."""
     handshake_timeout_s: float = 10.0
     """For the TLS handshake."""
     close_grace_s: float = 2.0
     """From the end of a connection, for its handlers and unread input."""
+    max_head_bytes: int = MAX_HEAD_BYTES
 
 
 class ThrottledLog:

@@ -15,7 +15,14 @@ from taskcast_trio.config.schema import Cors
 from taskcast_trio.core.errors import Draining
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server.plain import Answer, Headers, error_answer, field_of
-from taskcast_trio.server.target import ASGIApp, Message, Receive, Scope, Send
+from taskcast_trio.server.target import (
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    local_path,
+)
 
 _OPENINGS: Final = ("taskcast.answer", "http.response.start")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
@@ -87,7 +94,7 @@ class Edge:
 
         if self._cors and (preflight := self._cors.preflight(scope)) is not None:
             return Answer(204, headers=preflight).send(scope, mark)
-        if self._drain.is_set() and not _is_health(scope):
+        if self._drain.is_set() and not local_path(scope).startswith("/health"):
             return error_answer(Draining("The server is shutting down: try again")).send(
                 scope, mark
             )
@@ -99,8 +106,3 @@ class Edge:
         if counter is None:
             counter = self._counters[key] = self._requests.labels(key[0], str(status))
         counter.inc()
-
-
-def _is_health(scope: Scope) -> bool:
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.startswith("/health")

@@ -18,7 +18,6 @@ from taskcast_trio.server.http1_parser import ProtocolError, Request, RequestPar
 from taskcast_trio.server.target import Message
 from taskcast_trio.server.wire import Disconnected, SlowWriter, TlsWire, Wire
 
-BODY_TIMEOUT_S: Final = 30.0
 READ_AHEAD: Final = 64 * 1024
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -90,9 +89,9 @@ class Inbox:
 
     __slots__ = ("ahead_bytes", "ended", "parser", "wire")
 
-    def __init__(self, wire: Wire | TlsWire) -> None:
+    def __init__(self, wire: Wire | TlsWire, max_head_bytes: int) -> None:
         self.wire = wire
-        self.parser = RequestParser()
+        self.parser = RequestParser(max_head_bytes)
         self.ahead_bytes = 0
         """How much came while a request was answered."""
         self.ended = False
@@ -256,7 +255,7 @@ class Exchange:
                 self._watch.cancel()
                 await self._unwatched.wait()
                 self._watch = self._unwatched = None
-            with trio.move_on_after(BODY_TIMEOUT_S) as patience:
+            with trio.move_on_after(self._context.limits.body_pause_s) as patience:
                 await inbox.read()
             if patience.cancelled_caught:
                 self.refused = ProtocolError("The body did not come in time", 408)
@@ -365,6 +364,11 @@ class Exchange:
         self._started = True
         parts.append(b"\r\n")
         return b"".join(parts)
+
+    @property
+    def body_has_come(self) -> bool:
+        """Whether all of the body is here, so that receiving it does not wait."""
+        return self._request.complete
 
     # The link that a stream may take (see sse.Link)
 

@@ -6,6 +6,8 @@ They share the engine, the limits, the queries and the shape of errors with the 
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -13,9 +15,13 @@ import structlog
 import trio
 
 from taskcast_trio.core import validate
-from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.core.access import Caller
+from taskcast_trio.core.errors import RateLimited, TaskcastError
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server import sse
+from taskcast_trio.server.auth.admission import Admission, Admissions
+from taskcast_trio.server.auth.gate import caller_of, limit_key
+from taskcast_trio.server.auth.permit import idempotency_key, permit, permit_task, visible
 from taskcast_trio.server.bodies import PeerGone, read_body
 from taskcast_trio.server.ingest import ingest, is_ndjson
 from taskcast_trio.server.plain import JSON, Answer, error_answer, field_of, json_answer
@@ -23,7 +29,7 @@ from taskcast_trio.server.publish_ws import Publisher, upgrade_required
 from taskcast_trio.server.publishing import batch_of, read_drafts
 from taskcast_trio.server.queries import STREAM_PARAMETERS, follow_all_query, follow_query
 from taskcast_trio.server.query import Query
-from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, path_id
+from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, local_path, path_id
 
 ROUTES: Final = (
     ("POST", "/tasks/{task_id}/events"),
@@ -39,12 +45,14 @@ log = structlog.get_logger(__name__)
 class HotRoutes:
     """ASGI middleware that answers the hot routes and hands on everything else."""
 
-    def __init__(self, app: ASGIApp, runtime: Runtime) -> None:
+    def __init__(self, app: ASGIApp, runtime: Runtime, admissions: Admissions) -> None:
         config = runtime.config
         self._app = app
+        self._admissions = admissions
         self._runtime = runtime
         self._engine = runtime.engine
         self._limits = config.limits
+        self._body_timeout_s = config.server.body_timeout_seconds
         self._task_pace = sse.Pace(config.sse.keepalive_seconds, config.sse.retry_ms)
         self._global_pace = sse.Pace(config.sse.global_keepalive_seconds, config.sse.retry_ms)
 
@@ -58,6 +66,8 @@ class HotRoutes:
             return
         try:
             answer = await handler
+            if isinstance(answer, sse.Stream) and scope["method"] != "HEAD":
+                await answer.open()
         except TaskcastError as raised:
             answer = error_answer(raised)
         except PeerGone:
@@ -68,11 +78,18 @@ class HotRoutes:
             answer = Answer(500, text, [JSON])
         if isinstance(answer, Answer):
             await answer.send(scope, send)
-        else:
+            return
+        if scope["method"] == "HEAD":
+            await sse.send_head(send)
+            await send({"type": "http.response.body"})
+            return
+        try:
             await sse.send_stream(answer, scope, receive, send)
+        finally:
+            answer.close()
 
     def _route(self, scope: Scope, receive: Receive) -> Awaitable[Answer | sse.Stream] | None:
-        path = _path(scope)
+        path = local_path(scope)
         method: str = scope["method"]
         if path == "/events":
             return self._follow_all(scope) if method in _READS else None
@@ -85,23 +102,31 @@ class HotRoutes:
         return self._follow(path_id(parts[2]), scope) if method in _READS else None
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        parts = _path(scope).split("/")
+        parts = local_path(scope).split("/")
         if _is_socket(parts):
-            await Publisher(self._runtime, path_id(parts[2]), send).run(scope, receive)
+            publisher = Publisher(self._runtime, self._admissions, path_id(parts[2]), send)
+            await publisher.run(scope, receive)
         else:
             await self._app(scope, receive, send)
 
     async def _publish(self, task_id: str, scope: Scope, receive: Receive) -> Answer:
         if is_ndjson(scope):
-            return await ingest(self._runtime, task_id, scope, receive)
+            caller = await permit_task(self._engine, scope, "publishEvents", task_id)
+            with self._admissions.open(caller, limit_key(scope)) as admission:
+                return await ingest(self._runtime, admission, task_id, scope, receive)
         limits = self._limits
-        key = field_of(scope, b"idempotency-key")
-        body = await read_body(scope, receive, limits.body_bytes)
+        body = await read_body(scope, receive, limits.body_bytes, timeout_s=self._body_timeout_s)
         published = await read_drafts(body, limits)
+        drafts = batch_of(published)
+        if not caller_of(scope).open:
+            for number, draft in enumerate(drafts):
+                validate.draft(draft, number)
+        caller = await permit_task(self._engine, scope, "publishEvents", task_id)
+        key = field_of(scope, b"idempotency-key")
         entries = await self._engine.publish(
             task_id,
-            batch_of(published),
-            key=None if key is None else validate.idempotency_key(key.decode("latin-1")),
+            drafts,
+            key=None if key is None else idempotency_key(key.decode("latin-1"), caller),
         )
         events = [entry.event for entry in entries]
         answer = events if isinstance(published, list) else events[0]
@@ -110,22 +135,34 @@ class HotRoutes:
     async def _follow(self, task_id: str, scope: Scope) -> Answer | sse.Stream:
         parameters = Query(scope["query_string"], STREAM_PARAMETERS)
         how = follow_query(parameters, _last_event_id(scope))
+        caller = await permit_task(self._engine, scope, "followTask", task_id)
         status = await self._engine.finished(task_id, how)
         if status is not None:
             return Answer(204, headers=[(b"taskcast-status", status.encode())])
-        subscription = self._engine.subscribe(task_id, how)
-        wrap = parameters.get("wrap") != "false"
-        return sse.TaskStream(subscription, self._task_pace, wrap=wrap)
+        limit = self._limits.task_subscribers
+        if self._engine.fanout.subscribers(task_id) >= limit:
+            raise RateLimited(f"Task {task_id} has {limit} subscribers, as many as it may have")
+        return sse.TaskStream(
+            self._engine.subscribe(task_id, how),
+            self._task_pace,
+            self._admit(scope, caller),
+            wrap=parameters.get("wrap") != "false",
+        )
 
     async def _follow_all(self, scope: Scope) -> sse.Stream:
         options = follow_all_query(scope["query_string"])
         await trio.lowlevel.checkpoint()
-        return sse.GlobalStream(self._engine.follow_all(options), self._global_pace)
+        caller = permit(scope, "followAll")
+        if not caller.open:
+            options = replace(options, visible=partial(visible, caller, "followAll"))
+        return sse.GlobalStream(
+            self._engine.follow_all(options), self._global_pace, self._admit(scope, caller)
+        )
 
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    def _admit(self, scope: Scope, caller: Caller) -> Admission | None:
+        if scope["method"] == "HEAD":
+            return None
+        return self._admissions.open(caller, limit_key(scope))
 
 
 def _is_socket(parts: list[str]) -> bool:

@@ -24,19 +24,19 @@ from taskcast_trio.server.wire import Disconnected, TlsWire, Wire
 class Http1Connection:
     """One connection. `run` lets exceptions out; containing them is the server's part.
 
-    Reading: a request head, a body and an idle wait each have a limit. Writing: see `Wire`. A
-    request is answered before the next one is looked at; input is read ahead by at most 64 KiB.
+    Reading: a request head, a pause within a body and an idle wait each have a limit. Writing: see
+    `Wire`. A request is answered before the next one is looked at; input is read ahead by at most
+    64 KiB.
     """
 
-    __slots__ = ("_context", "_guarded", "_idle", "_limits", "_scope", "_tls", "_wire")
+    __slots__ = ("_context", "_guarded", "_idle", "_limits", "_scope", "_stream", "_wire")
 
     def __init__(self, stream: SocketStream, context: ConnectionContext) -> None:
         self._context = context
         self._limits = context.limits
-        self._tls = stream if isinstance(stream, trio.SSLStream) else None
+        self._stream: SocketStream | None = stream
+        """Until it is a wire, or another's."""
         self._wire: Wire | TlsWire | None = None
-        if not isinstance(stream, trio.SSLStream):
-            self._wire = Wire(stream, context.limits.write_timeout_s)
         self._guarded: GuardedConnection | None = None
         self._scope = trio.CancelScope()
         """All of it; its deadline is that of the wait for a request, while there is one."""
@@ -46,8 +46,7 @@ class Http1Connection:
         """Serve until either side closes. Cancelling it cuts; the stream is closed in any case."""
         try:
             with self._scope:
-                if self._tls is not None:
-                    await self._begin_tls(self._tls)
+                await self._begin()
                 if self._wire is not None:
                     await self._serve(self._wire)
                 if self._wire is not None:
@@ -56,7 +55,12 @@ class Http1Connection:
             if self._guarded is None and self._wire is not None:
                 self._wire.close()
 
-    async def _begin_tls(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+    async def _begin(self) -> None:
+        stream = self._stream
+        assert stream is not None
+        if not isinstance(stream, trio.SSLStream):
+            self._wire, self._stream = Wire(stream, self._limits.write_timeout_s), None
+            return
         try:
             with trio.fail_after(self._limits.handshake_timeout_s):
                 await stream.do_handshake()
@@ -65,7 +69,7 @@ class Http1Connection:
         if stream.selected_alpn_protocol() == "h2":
             await self._hand_over(stream, b"")
         else:
-            self._wire = TlsWire(stream, self._limits.write_timeout_s)
+            self._wire, self._stream = TlsWire(stream, self._limits.write_timeout_s), None
 
     async def _serve(self, wire: Wire | TlsWire) -> None:
         family = wire.raw.family
@@ -74,7 +78,7 @@ class Http1Connection:
             server = parse_socket_addr(family, wire.raw.getsockname())
         except OSError:
             return
-        inbox = Inbox(wire)
+        inbox = Inbox(wire, self._limits.max_head_bytes)
         try:
             deadline = trio.current_time() + self._limits.header_timeout_s
             while (request := await self._next(inbox, deadline)) is not None:
@@ -93,7 +97,8 @@ class Http1Connection:
                     unread = not request.complete or bool(inbox.parser.requests)
                     await self._leave(wire, unread=unread)
                     return
-                inbox.ahead_bytes = 0
+                if not inbox.parser.requests:
+                    inbox.ahead_bytes = 0
         except Disconnected:
             return
 
@@ -159,5 +164,7 @@ class Http1Connection:
             self._guarded.abort()
         elif self._wire is not None:
             self._wire.abort()
-        elif self._tls is not None:
-            self._tls.transport_stream.socket.close()
+        elif self._stream is not None:
+            stream = self._stream
+            transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+            transport.socket.close()

@@ -61,13 +61,14 @@ class RequestParser:
     """Feed it bytes; take requests, in order, from ``requests`` as soon as their head is there.
 
     After an error nothing more can be fed: ``error`` says what to answer behind the requests that
-    came before it.
+    came before it. A head, or a trailer, is at most ``max_head_bytes`` long.
     """
 
     __slots__ = (
         "_fields_bytes",
         "_has_host",
         "_head_bytes",
+        "_head_limit",
         "_in_head",
         "_parser",
         "_request",
@@ -76,13 +77,14 @@ class RequestParser:
         "requests",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, max_head_bytes: int = MAX_HEAD_BYTES) -> None:
         self.requests: list[Request] = []
         self.behind: bytes | None = None
         """What came behind a WebSocket handshake, which is the last request."""
         self.error: ProtocolError | None = None
         self._parser: Any = httptools.HttpRequestParser(self)
         self._request: Request | None = None
+        self._head_limit = max_head_bytes
         self._head_bytes = 0
         """Fed since there was the last progress: a head or a part of a body."""
         self._fields_bytes = 0
@@ -113,7 +115,7 @@ class RequestParser:
         except (httptools.HttpParserError, ProtocolError) as error:
             self._fail(error)
             return
-        if self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > self._head_limit:
             self._fail(_too_large())
 
     def _parse(self, data: bytes) -> bytes:
@@ -162,12 +164,15 @@ class RequestParser:
     def on_url(self, url: bytes) -> None:
         if self._request is not None:
             self._request.target += url
+            self._fields_bytes += len(url)
+            if self._fields_bytes > self._head_limit:
+                raise _too_large()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._request
         assert request is not None
         self._fields_bytes += len(name) + len(value)
-        if self._fields_bytes > MAX_HEAD_BYTES:  # however many pieces they came in
+        if self._fields_bytes > self._head_limit:  # however many pieces they came in
             raise _too_large()
         if self._in_head:  # else a trailer of a chunked body
             lower, value = name.lower(), value.rstrip(b" \t")

@@ -19,6 +19,7 @@ from taskcast_trio.core import jsontext, validate
 from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
 from taskcast_trio.core.model import Draft, Wire
 from taskcast_trio.engine import Runtime, TaskEngine
+from taskcast_trio.server.auth.admission import Admission
 from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.openapi_shapes import Ingested
 from taskcast_trio.server.plain import Answer, error_answer, field_of, json_answer
@@ -42,7 +43,9 @@ def is_ndjson(scope: Scope) -> bool:
     return declared is not None and declared.partition(b";")[0].strip().lower() == MEDIA_TYPE
 
 
-async def ingest(runtime: Runtime, task_id: str, scope: Scope, receive: Receive) -> Answer:
+async def ingest(
+    runtime: Runtime, admission: Admission, task_id: str, scope: Scope, receive: Receive
+) -> Answer:
     """Store the events of a body and say how many they were, also where it ends in an error.
 
     What was stored before an error, a disconnect or a cancellation stays stored; a last line
@@ -61,7 +64,7 @@ async def ingest(runtime: Runtime, task_id: str, scope: Scope, receive: Receive)
         )
     await check_open(runtime.engine, task_id)
     body = _Body(runtime.engine, task_id, runtime.config.limits)
-    patient = PatientReceive(receive, runtime.drain, patience_s=STALL_S)
+    patient = PatientReceive(receive, runtime.drain, admission, patience_s=STALL_S)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patient.watch)
         answer = await body.take(patient)

@@ -56,7 +56,8 @@ _TAGS: Final = {
     "Events": "The append-only log of a task: publish, read, follow.",
     "Archive": "Tasks with their events, as documents.",
     "Workers": "Who takes the tasks.",
-    "Service": "The server itself. These routes ask for no token.",
+    "Access": "Rights to lend and to take back.",
+    "Service": "The server itself. These routes ask for no token, but for the metrics.",
 }
 
 _UNIX_MS: Final = {"description": "Unix time in ms."}
@@ -86,6 +87,8 @@ _RULES: Final[Mapping[str, JsonObject]] = {
     "data": {"description": "Any JSON; it comes back as it was sent."},
     "seriesAccField": {"description": "The key in `data` whose text accumulates, else `delta`."},
     "seriesSnapshot": {"description": "This event stands for all pieces of its series so far."},
+    "ttlSeconds": {"exclusiveMinimum": 0, "maximum": 300, "default": 60},
+    "expiresAt": {"description": "Unix time in seconds."},
     "uptime": {"description": "Whole seconds."},
 }
 """What the contract asks beyond the types, by `field` or, before that, by `Shape.field`."""
@@ -155,9 +158,10 @@ def _schemas(listed: Iterable[Route]) -> tuple[list[tuple[Any, JsonObject]], Jso
     for name, component in components.items():
         for field, schema in component.get("properties", {}).items():
             schema.update(_RULES.get(f"{name}.{field}", _RULES.get(field, {})))
-            if "enum" in schema:
-                # Implied by the values, but viewers and generators of clients look for it.
-                schema["type"] = "string" if isinstance(schema["enum"][0], str) else "integer"
+            for each in (schema, *schema.get("anyOf", ())):
+                if "enum" in each:
+                    # Implied by the values, but viewers and generators of clients look for it.
+                    each["type"] = "string" if isinstance(each["enum"][0], str) else "integer"
     return list(zip(shapes, schemas, strict=True)), dict(sorted(components.items()))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from taskcast_trio.core import model
 
 from . import openapi_shapes as shapes
+from .auth.tickets import Ticket, TicketRequest
 
 _TASK_ID: Final = "01JZ3V5M8Q4T7W9Y2B6D0F1H3K"
 _EVENT_ID: Final = "01JZ3V5PA7C9E2G4J6M8P0R1T3"
@@ -62,6 +63,16 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     (model.CreateTask, {"task": {"type": "llm.chat", "params": {"prompt": "Tell me of the sea"}}}),
     (model.Task, {"task": _TASK}),
     (model.TaskView, {"task": _VIEW}),
+    (TicketRequest, {"ticket": {"taskIds": [_TASK_ID], "ttlSeconds": 60}}),
+    (
+        Ticket,
+        {
+            "ticket": {
+                "ticket": "tkt_zJ0gk3v0m2Yk0Xb8a5o1m1cXw5c0m3n0q9o7r6s5t4u",
+                "expiresAt": _CREATED_MS // 1000 + 60,
+            }
+        },
+    ),
     (shapes.TaskList, {"tasks": {"tasks": [_VIEW]}}),
     (
         model.Transition,

@@ -184,8 +184,16 @@ class GuardedH11Protocol(H11Protocol):
         )
         if isinstance(self.stream, WSStream):
             self.stream.buffer = CappedBuffer(self.config.websocket_max_message_size)
+            if self.stream.closed:  # a bad handshake, which was answered
+                await self.send(Closed())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if isinstance(event, h11.Response) and self.connection.their_state is h11.SEND_BODY:
+            # The connection ends with an answer that comes before the body is complete.
+            event = h11.Response(
+                status_code=event.status_code,
+                headers=[*event.headers, (b"connection", b"close")],
+            )
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:

@@ -25,16 +25,26 @@ from taskcast_trio.core.errors import (
     TaskcastError,
     TaskEnded,
     TaskNotFound,
+    Unauthorized,
 )
 from taskcast_trio.core.model import Wire
 from taskcast_trio.engine import Runtime
-from taskcast_trio.server.plain import JSON, Answer, error_answer
+from taskcast_trio.server.auth.admission import Admissions
+from taskcast_trio.server.auth.gate import limit_key
+from taskcast_trio.server.auth.permit import permit_task
+from taskcast_trio.server.plain import (
+    JSON,
+    POLICY_VIOLATION,
+    Answer,
+    error_answer,
+    is_http2,
+    refuse_handshake,
+)
 from taskcast_trio.server.publishing import PatientReceive, batch_of, check_open, read_drafts
 from taskcast_trio.server.target import Message, Receive, Scope, Send
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
-POLICY: Final = 1008
 CLOSE_GRACE_S: Final = 2.0
 
 
@@ -57,7 +67,8 @@ class Publisher:
     Cancelling it leaves the message in work stored or not stored; it was not acknowledged.
     """
 
-    def __init__(self, runtime: Runtime, task_id: str, send: Send) -> None:
+    def __init__(self, runtime: Runtime, admissions: Admissions, task_id: str, send: Send) -> None:
+        self._admissions = admissions
         self._engine = runtime.engine
         self._limits = runtime.config.limits
         self._drain = runtime.drain
@@ -74,16 +85,19 @@ class Publisher:
         try:
             if self._drain.is_set():
                 raise Draining("The server is shutting down: try again")
+            caller = await permit_task(self._engine, scope, "publishSocket", self._task_id)
             await check_open(self._engine, self._task_id)
+            admission = self._admissions.open(caller, limit_key(scope))
         except TaskcastError as refusal:
-            await self._refuse(scope, refusal)
+            await refuse_handshake(scope, self._send, error_answer(refusal))
             return
-        await self._send({"type": "websocket.accept"})
-        patient = PatientReceive(receive, self._drain)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(patient.watch)
-            close = await self._answer_all(patient)
-            nursery.cancel_scope.cancel()
+        with admission:
+            await self._send({"type": "websocket.accept"})
+            patient = PatientReceive(receive, self._drain, admission)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(patient.watch)
+                close = await self._answer_all(patient)
+                nursery.cancel_scope.cancel()
         if close is not None:
             await self._send(
                 {"type": "websocket.close", "code": close.code, "reason": close.reason}
@@ -96,6 +110,8 @@ class Publisher:
                 message = await receive()
             except Draining:
                 return _Close(GOING_AWAY, "the server is shutting down")
+            except Unauthorized as ended:
+                return _Close(POLICY_VIOLATION, ended.code)
             if message["type"] == "websocket.disconnect":
                 return None
             end = None
@@ -125,19 +141,6 @@ class Publisher:
             return _Ack(ok=True)
         return _Ack(ok=True, first_index=entries[0].index, last_index=entries[-1].index)
 
-    async def _refuse(self, scope: Scope, refusal: TaskcastError) -> None:
-        if "websocket.http.response" not in (scope.get("extensions") or {}):
-            reason = str(refusal)
-            await self._send({"type": "websocket.close", "code": POLICY, "reason": reason})
-            return
-        answer = error_answer(refusal)
-        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-        if not _is_http2(scope):  # the server closes, and a pool of connections has to know
-            headers.append((b"connection", b"close"))
-        start = {"status": answer.status, "headers": headers}
-        await self._send({"type": "websocket.http.response.start", **start})
-        await self._send({"type": "websocket.http.response.body", "body": answer.body})
-
 
 async def _take_leave(receive: Receive) -> None:
     """Wait for the peer's close (RFC 6455, section 7.1.1), and discard what it had sent ahead.
@@ -155,11 +158,5 @@ async def upgrade_required(scope: Scope) -> Answer:
     text = msgspec.json.encode(
         {"error": "Only a WebSocket handshake is answered here", "code": "upgrade_required"}
     )
-    upgrade = [] if _is_http2(scope) else [(b"upgrade", b"websocket")]
+    upgrade = [] if is_http2(scope) else [(b"upgrade", b"websocket")]
     return Answer(426, text, [JSON, *upgrade])
-
-
-def _is_http2(scope: Scope) -> bool:
-    """Whether fields about the connection can't be sent (RFC 9113, section 8.2.2)."""
-    version: str = scope["http_version"]
-    return version.startswith("2")

@@ -10,6 +10,7 @@ from taskcast_trio.config.schema import Limits
 from taskcast_trio.core.errors import Draining, PayloadTooLarge, RequestTimeout, TaskEnded
 from taskcast_trio.core.model import Draft
 from taskcast_trio.engine import TaskEngine
+from taskcast_trio.server.auth.admission import Admission
 from taskcast_trio.server.bodies import parse_body
 from taskcast_trio.server.queries import Published
 from taskcast_trio.server.target import Message, Receive
@@ -45,18 +46,25 @@ async def check_open(engine: TaskEngine, task_id: str) -> None:
 
 
 class PatientReceive:
-    """``receive`` of a publisher that may go on for ever: it ends with the server's drain.
+    """``receive`` of a publisher that may go on for ever: it ends with its admission, or the drain.
 
     `watch` is to run beside the calls. Cancelling a call loses no message.
     """
 
     def __init__(
-        self, receive: Receive, drain: trio.Event, *, patience_s: float = math.inf
+        self,
+        receive: Receive,
+        drain: trio.Event,
+        admission: Admission,
+        *,
+        patience_s: float = math.inf,
     ) -> None:
         self._receive = receive
         self._drain = drain
+        self._admission = admission
         self._patience_s = patience_s
         self._waiting = trio.CancelScope()
+        admission.wake = lambda: self._waiting.cancel()
 
     async def watch(self) -> None:
         """End the wait in progress when the drain begins."""
@@ -68,13 +76,16 @@ class PatientReceive:
 
         Raises:
             Draining: the server shuts down.
+            Unauthorized: the token of the publisher has expired, or was revoked.
             RequestTimeout: nothing came for ``patience_s``.
         """
-        deadline = trio.current_time() + self._patience_s
+        deadline = min(trio.current_time() + self._patience_s, self._admission.deadline)
         if not self._drain.is_set():
             with trio.CancelScope(deadline=deadline) as self._waiting:
                 message: Message = await self._receive()
                 return message
         if self._drain.is_set():
             raise Draining("The server is shutting down: go on with what was not accepted")
+        if self._admission.over:
+            raise self._admission.reason
         raise RequestTimeout("The body did not come in time")

@@ -16,8 +16,8 @@ Published: TypeAlias = Draft | list[Draft]
 SINCE: Final = frozenset({"since.id", "since.index", "since.timestamp"})
 FILTER: Final = frozenset({"types", "levels", "includeStatus"})
 HISTORY_PARAMETERS: Final = SINCE | FILTER | {"limit", "seriesFormat"}
-STREAM_PARAMETERS: Final = HISTORY_PARAMETERS | {"wrap", "last_event_id"}
-GLOBAL_PARAMETERS: Final = frozenset({"types", "levels", "existing"})
+STREAM_PARAMETERS: Final = HISTORY_PARAMETERS | {"wrap", "last_event_id", "ticket"}
+GLOBAL_PARAMETERS: Final = frozenset({"types", "levels", "existing", "ticket"})
 
 
 def _filter(parameters: Query) -> EventFilter:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, cast
 
 from quart import Response, request
 from quart_trio.wrappers import TrioRequest
 
 from taskcast_trio.config.schema import Limits
-from taskcast_trio.core import validate
+from taskcast_trio.core.access import Caller
+from taskcast_trio.core.errors import TaskNotFound
+from taskcast_trio.engine import TaskEngine
 
+from .auth import permit
 from .bodies import parse_body
 from .query import Query
+from .target import Scope
 
 IMPORT_TIMEOUT_S: Final = 600
 """For 64 MiB over a slow line: about 1 Mbit/s."""
@@ -26,7 +31,7 @@ def request_class(limits: Limits) -> type[TrioRequest]:
             options["max_content_length"] = limits.body_bytes
             if path == "/tasks/import":
                 options["max_content_length"] = limits.import_bytes
-                options["body_timeout"] = IMPORT_TIMEOUT_S
+                options["body_timeout"] = max(IMPORT_TIMEOUT_S, options.get("body_timeout", 0))
             super().__init__(method, scheme, path, *args, **options)
 
     return LimitedRequest
@@ -48,9 +53,31 @@ def query(declared: frozenset[str]) -> Query:
     return Query(request.query_string, declared)
 
 
-def idempotency_key() -> str | None:
+def idempotency_key(caller: Caller) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    return None if key is None else validate.idempotency_key(key)
+    return None if key is None else permit.idempotency_key(key, caller)
+
+
+class Permits:
+    """Whether the caller of the request in progress may use a route; see `auth.permit`."""
+
+    def __init__(self, engine: TaskEngine) -> None:
+        self._engine = engine
+
+    def route(self, name: str, task_id: str | None = None) -> Caller:
+        return permit.permit(_scope(), name, task_id)
+
+    async def task(self, name: str, task_id: str) -> Caller:
+        return await permit.permit_task(self._engine, _scope(), name, task_id)
+
+    async def existing(self, name: str, task_id: str) -> None:
+        """As `task`, where there may be no such task."""
+        with suppress(TaskNotFound):
+            await self.task(name, task_id)
+
+
+def _scope() -> Scope:
+    return cast(Scope, request.scope)
 
 
 def is_head() -> bool:

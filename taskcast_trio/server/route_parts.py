@@ -15,8 +15,9 @@ Scope: TypeAlias = Literal[
     "event:history",
     "worker:manage",
     "worker:connect",
+    "metrics:read",
 ]
-Tag: TypeAlias = Literal["Tasks", "Events", "Archive", "Workers", "Service"]
+Tag: TypeAlias = Literal["Tasks", "Events", "Archive", "Workers", "Access", "Service"]
 
 JSON_TYPE: Final = "application/json"
 SSE_TYPE: Final = "text/event-stream"
@@ -120,8 +121,12 @@ HISTORY_PARAMS: Final = (
     *FILTERS,
     INCLUDE_STATUS,
 )
+TICKET: Final = Param(
+    "ticket", "What `POST /tickets` gave, for those who can't set a header.", TEXT
+)
 STREAM_PARAMS: Final = (
     Param("Last-Event-ID", "What `EventSource` sends on a reconnect.", TEXT, where="header"),
+    TICKET,
     Param("last_event_id", "The same cursor for those who can't set a header, which wins.", TEXT),
     *FILTERS,
     INCLUDE_STATUS,

@@ -6,7 +6,7 @@ route needs.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from taskcast_trio.core.model import (
     Archive,
@@ -24,17 +24,8 @@ from taskcast_trio.core.model import (
 )
 
 from .openapi_shapes import (
-    About,
-    Decline,
-    Done,
-    Health,
-    HealthDetail,
     Ingested,
-    Readiness,
     TaskList,
-    Worker,
-    WorkerChange,
-    WorkerList,
 )
 from .route_parts import (
     COUNT,
@@ -45,10 +36,12 @@ from .route_parts import (
     SSE_TYPE,
     STREAM_PARAMS,
     TEXT,
+    TICKET,
     Answer,
     Param,
     Route,
 )
+from .route_table_service import ACCESS_ROUTES, SERVICE_ROUTES, WORKER_ROUTES
 
 __all__ = ["ROUTES", "Route", "routes"]
 
@@ -261,6 +254,7 @@ EVENT_ROUTES: Final = (
         ),
         params=(
             *FILTERS,
+            TICKET,
             Param("existing", "`true` also follows the tasks that were there before.", FLAG),
         ),
         answers={200: Answer("The stream.", media=SSE_TYPE)},
@@ -306,178 +300,12 @@ ARCHIVE_ROUTES: Final = (
     ),
 )
 
-WORKER_ROUTES: Final = (
-    Route(
-        "GET",
-        "/workers",
-        "worker:manage",
-        "List workers",
-        name="listWorkers",
-        tag="Workers",
-        answers={200: Answer("The workers.", WorkerList)},
-        feature="workers",
-    ),
-    Route(
-        "GET",
-        "/workers/{worker_id}",
-        "worker:manage",
-        "Read a worker",
-        name="getWorker",
-        tag="Workers",
-        answers={200: Answer("The worker.", Worker)},
-        errors=(404,),
-        feature="workers",
-    ),
-    Route(
-        "DELETE",
-        "/workers/{worker_id}",
-        "worker:manage",
-        "Forget a worker",
-        name="deleteWorker",
-        tag="Workers",
-        answers={204: Answer("Forgotten.")},
-        errors=(404,),
-        feature="workers",
-    ),
-    Route(
-        "PATCH",
-        "/workers/{worker_id}/status",
-        "worker:manage",
-        "Drain or resume a worker",
-        name="setWorkerStatus",
-        tag="Workers",
-        body=WorkerChange,
-        answers={200: Answer("The worker.", Worker)},
-        errors=(400, 404, 413),
-        feature="workers",
-    ),
-    Route(
-        "GET",
-        "/workers/pull",
-        "worker:connect",
-        "Wait for a task",
-        name="pullTask",
-        tag="Workers",
-        params=(
-            Param("workerId", "Who asks.", TEXT, required=True),
-            Param("weight", "Kept as the worker's new weight.", {"type": "number"}),
-            Param("timeout", "How long to wait, in ms.", {"type": "integer", "default": 30000}),
-        ),
-        answers={200: Answer("A task, assigned.", Task), 204: Answer("No task in this time.")},
-        errors=(400,),
-        feature="workers",
-    ),
-    Route(
-        "POST",
-        "/workers/tasks/{task_id}/decline",
-        "worker:connect",
-        "Give a task back",
-        name="declineTask",
-        tag="Workers",
-        body=Decline,
-        answers={200: Answer("Whether or not there was anything to decline.", Done)},
-        errors=(400, 404, 413),
-        feature="workers",
-    ),
-)
-
-SERVICE_ROUTES: Final = (
-    Route(
-        "GET",
-        "/",
-        None,
-        "Name, version and links",
-        name="about",
-        tag="Service",
-        answers={200: Answer("The links are paths.", About)},
-    ),
-    Route(
-        "GET",
-        "/health",
-        None,
-        "Is the process alive",
-        name="health",
-        tag="Service",
-        answers={200: Answer("It is.", Health)},
-    ),
-    Route(
-        "GET",
-        "/health/ready",
-        None,
-        "Does it take work",
-        name="ready",
-        tag="Service",
-        answers={
-            200: Answer("It does.", Readiness),
-            503: Answer("It shuts down, or a dependency is away.", Readiness),
-        },
-    ),
-    Route(
-        "GET",
-        "/health/detail",
-        None,
-        "What it runs on",
-        name="healthDetail",
-        tag="Service",
-        answers={200: Answer("Parts and their state.", HealthDetail)},
-    ),
-    Route(
-        "POST",
-        "/admin/token",
-        None,
-        "Make a token",
-        name="adminToken",
-        tag="Service",
-        answers={},
-        errors=(404,),
-        # Off, it is a 404 that a client may meet, and nothing to offer.
-        listed=False,
-    ),
-    Route(
-        "GET",
-        "/metrics",
-        None,
-        "Metrics for Prometheus",
-        name="metrics",
-        tag="Service",
-        answers={200: Answer("The text exposition format.", media="text/plain")},
-    ),
-    Route(
-        "GET",
-        "/openapi.json",
-        None,
-        "This document",
-        name="openapi",
-        tag="Service",
-        answers={200: Answer("OpenAPI 3.1.", dict[str, Any])},
-    ),
-    Route(
-        "GET",
-        "/docs",
-        None,
-        "This document, for people",
-        name="docs",
-        tag="Service",
-        answers={200: Answer("A page that needs no other server.", media="text/html")},
-    ),
-    Route(
-        "GET",
-        "/docs/assets/{name}",
-        None,
-        "The parts of the page",
-        name="docsAsset",
-        tag="Service",
-        answers={200: Answer("Script or licence.", media="text/javascript")},
-        errors=(404,),
-        listed=False,
-    ),
-)
-
 ROUTES: Final[tuple[Route, ...]] = (
     *TASK_ROUTES,
     *EVENT_ROUTES,
     *ARCHIVE_ROUTES,
     *WORKER_ROUTES,
+    *ACCESS_ROUTES,
     *SERVICE_ROUTES,
 )
 

@@ -13,7 +13,7 @@ from taskcast_trio.engine.history import History
 
 from . import answers, sse
 from .queries import history_query
-from .requests import is_head, streamed
+from .requests import Permits, is_head, streamed
 from .target import path_id
 
 
@@ -30,8 +30,11 @@ async def _history_text(history: History) -> AsyncIterator[bytes]:
 
 def register(app: QuartTrio, runtime: Runtime) -> None:
     engine = runtime.engine
+    permits = Permits(engine)
 
     @app.get("/tasks/<task_id>/events/history")
     async def history(task_id: str) -> Response:
-        pages = await engine.history(path_id(task_id), history_query(request.query_string))
+        wanted = history_query(request.query_string)
+        await permits.task("getHistory", path_id(task_id))
+        pages = await engine.history(path_id(task_id), wanted)
         return streamed(b"" if is_head() else _history_text(pages), answers.JSON_TYPE)

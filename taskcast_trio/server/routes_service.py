@@ -14,6 +14,7 @@ from taskcast_trio import __version__
 from taskcast_trio.engine import Runtime
 
 from . import answers, docs, openapi
+from .requests import Permits
 
 NAME = "taskcast-trio"
 API_VERSION = "v1"
@@ -22,6 +23,7 @@ STORAGE_PROTOCOL_VERSION = 2
 
 def register(app: QuartTrio, runtime: Runtime) -> None:
     config = runtime.config
+    permits = Permits(runtime.engine)
     about = {"name": NAME, "version": __version__, "apiVersion": API_VERSION}
     links = {
         "health": "/health",
@@ -73,12 +75,9 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
             }
         )
 
-    @app.post("/admin/token")
-    async def admin_token() -> Response:
-        return answers.error(HTTPStatus.NOT_FOUND, "The admin API is off", "admin_api_off")
-
     @app.get("/metrics")
     async def metrics() -> Response:
+        permits.route("metrics")
         runtime.metrics.tasks.set(await runtime.engine.store.count())
         text = generate_latest(runtime.metrics.registry)
         return Response(text, content_type=CONTENT_TYPE_LATEST)

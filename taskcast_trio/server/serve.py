@@ -33,6 +33,7 @@ from taskcast_trio.server.connection import (
 )
 from taskcast_trio.server.guard import GuardedConnection
 from taskcast_trio.server.http1 import Http1Connection
+from taskcast_trio.server.http1_parser import MAX_HEAD_BYTES
 from taskcast_trio.server.target import ASGIApp, Message
 
 TCP_USER_TIMEOUT_MS: Final = 30_000
@@ -73,6 +74,11 @@ class ServeOptions:
     write_timeout_s: float = 30.0
     """A peer that does not take 64 KiB in this time is cut."""
     header_timeout_s: float = 10.0
+    body_pause_s: float = 30.0
+    """How long a peer may be silent within a body. The application limits the time of the whole;
+    this is not to be shorter."""
+    header_bytes: int = MAX_HEAD_BYTES
+    """Of a request's head; a longer one is a 431."""
     keep_alive_timeout_s: float = 75.0
     grace_s: float = 10.0
     certfile: str | None = None
@@ -130,6 +136,8 @@ async def serve(
         limits=Limits(
             write_timeout_s=options.write_timeout_s,
             header_timeout_s=options.header_timeout_s,
+            body_pause_s=options.body_pause_s,
+            max_head_bytes=options.header_bytes,
             keep_alive_timeout_s=options.keep_alive_timeout_s,
         ),
         stats=GuardStats() if stats is None else stats,
@@ -241,7 +249,9 @@ def _hypercorn_config(options: ServeOptions) -> Config:
     config.certfile = options.certfile
     config.keyfile = options.keyfile
     config.alpn_protocols = ["h2", "http/1.1"] if options.http2 else ["http/1.1"]
-    config.h11_max_incomplete_size = 32 * 1024
+    config.h11_max_incomplete_size = options.header_bytes
+    # Here each field weighs 32 bytes more than it is long (RFC 9113, section 6.5.2).
+    config.h2_max_header_list_size = 2 * options.header_bytes
     config.websocket_max_message_size = 256 * 1024
     # Reaching this number would end every stream of an HTTP/2 connection.
     config.keep_alive_max_requests = 1_000_000

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from types import TracebackType
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -15,9 +14,10 @@ import trio
 from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import Draining
+from taskcast_trio.core.errors import Draining, Unauthorized
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
 from taskcast_trio.engine.items import Item, Pumped, Run
+from taskcast_trio.server.auth.admission import Admission
 from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -55,6 +55,11 @@ class Pace:
 
 def _retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
+
+
+def _farewell(refusal: Unauthorized) -> bytes:
+    """Tells why the stream ends, so that the client comes back with other credentials."""
+    return b"event: taskcast.error\ndata: %b\n\n" % msgspec.json.encode({"code": refusal.code})
 
 
 def _goodbye(retry_ms: int) -> bytes:
@@ -120,27 +125,44 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Stream(ABC):
-    """The body of a stream: entering it subscribes, leaving it ends the subscription at once."""
+    """The body of a stream; it ends early where its admission does. Who opens it closes it."""
 
-    __slots__ = ("_chunks", "_ended", "_pace", "_source")
+    __slots__ = ("_chunks", "_ended", "_pace", "_source", "admission")
 
-    def __init__(self, source: Subscription | FollowAll, pace: Pace, *start: bytes) -> None:
+    def __init__(
+        self,
+        source: Subscription | FollowAll,
+        pace: Pace,
+        admission: Admission | None,
+        *start: bytes,
+    ) -> None:
         self._source = source
         self._pace = pace
+        self.admission = admission
+        """None for a HEAD, which gets no stream."""
         self._chunks: Iterator[bytes] = iter(start)
         self._ended = False
 
-    async def __aenter__(self) -> Self:
-        await self._source.__aenter__()
-        return self
+    async def open(self) -> None:
+        """Subscribe; where that fails, or is cancelled, it is closed.
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+        Raises:
+            Draining: the server shuts down.
+        """
+        try:
+            await self._source.__aenter__()
+        except BaseException:
+            self._leave()
+            raise
+
+    def close(self) -> None:
+        """End the subscription at once, and give the place free."""
         self._source.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self.admission is not None:
+            self.admission.close()
 
     def __aiter__(self) -> Self:
         return self
@@ -152,13 +174,31 @@ class Stream(ABC):
                 raise StopAsyncIteration
             blocks: Iterable[bytes] = [KEEPALIVE]
             try:
-                with trio.move_on_after(self._pace.keepalive_s):
+                with self._silence():
                     blocks = await self._blocks()
             except Draining:
                 self._ended = True
                 blocks = [_goodbye(self._pace.retry_ms)]
-            self._chunks = chunks(blocks)
+            self._chunks = self._expiry() or chunks(blocks)
         return chunk
+
+    def _silence(self) -> trio.CancelScope:
+        """A scope that ends when something has to be said: a keepalive, or why this ends."""
+        scope = trio.CancelScope(deadline=self._silent_until())
+        if self.admission is not None:
+            self.admission.wake = scope.cancel
+        return scope
+
+    def _silent_until(self) -> float:
+        keepalive = trio.current_time() + self._pace.keepalive_s
+        return keepalive if self.admission is None else min(keepalive, self.admission.deadline)
+
+    def _expiry(self) -> Iterator[bytes] | None:
+        """The end of a stream whose admission is over: what it had to send is still in the log."""
+        if self.admission is None or self._ended or not self.admission.over:
+            return None
+        self._ended = True
+        return iter([_farewell(self.admission.reason)])
 
     @abstractmethod
     async def _blocks(self) -> Iterable[bytes]:
@@ -170,8 +210,15 @@ class TaskStream(Stream):
 
     __slots__ = ("_subscription", "_wrap")
 
-    def __init__(self, subscription: Subscription, pace: Pace, *, wrap: bool) -> None:
-        super().__init__(subscription, pace, _retry(pace.retry_ms))
+    def __init__(
+        self,
+        subscription: Subscription,
+        pace: Pace,
+        admission: Admission | None = None,
+        *,
+        wrap: bool,
+    ) -> None:
+        super().__init__(subscription, pace, admission, _retry(pace.retry_ms))
         self._subscription = subscription
         self._wrap = wrap
 
@@ -194,7 +241,9 @@ class TaskStream(Stream):
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if self._ended:
                     return True
-                if items := await self._subscription.replay():
+                if (farewell := self._expiry()) is not None:
+                    self._chunks = farewell
+                elif items := await self._subscription.replay():
                     self._chunks = chunks(self._encode(items))
                 elif not await self._push_live(link):
                     return False
@@ -205,17 +254,19 @@ class TaskStream(Stream):
 
     async def _push_live(self, link: Link) -> bool:
         """Push until something must be sent in the ordinary way; False where the peer left."""
-        keepalive_s = self._pace.keepalive_s
-        silence = trio.CancelScope(deadline=trio.current_time() + keepalive_s)
+        silence = self._silence()
 
         def write(items: list[Pumped]) -> bool:
-            silence.deadline = trio.current_time() + keepalive_s
+            silence.deadline = self._silent_until()
             self._chunks = chunks(self._encode(items))
             return all(map(link.push, self._chunks))
 
         await self._subscription.pump(write, link.closed, silence)
         if not silence.cancelled_caught:
             return False
+        if self.admission is not None and self.admission.over:
+            self._chunks = chain(self._chunks, self._expiry() or ())
+            return True
         silent = trio.current_time() >= silence.deadline
         # An empty chunk lets the link send what it could not send at once.
         self._chunks = iter([KEEPALIVE]) if silent else chain([b""], self._chunks)
@@ -227,8 +278,8 @@ class GlobalStream(Stream):
 
     __slots__ = ("_events",)
 
-    def __init__(self, events: FollowAll, pace: Pace) -> None:
-        super().__init__(events, pace, KEEPALIVE, _retry(pace.retry_ms))
+    def __init__(self, events: FollowAll, pace: Pace, admission: Admission | None = None) -> None:
+        super().__init__(events, pace, admission, KEEPALIVE, _retry(pace.retry_ms))
         self._events = events
 
     async def _blocks(self) -> Iterable[bytes]:
@@ -238,25 +289,25 @@ class GlobalStream(Stream):
 async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the stream, until it ends or the peer leaves.
 
-    A HEAD gets the head alone and subscribes to nothing.
+    It is open, and closed after.
     """
-    await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-    if scope["method"] == "HEAD":
-        await send({"type": "http.response.body"})
-        return
+    await send_head(send)
     link: Link | None = scope.get("extensions", {}).get("taskcast.link")
     if link is not None and isinstance(stream, TaskStream):
         link.take()
-        async with stream:
-            if await stream.follow(send, link):
-                await send({"type": "http.response.body"})
+        if await stream.follow(send, link):
+            await send({"type": "http.response.body"})
         return
-    async with trio.open_nursery() as nursery, stream:
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(_leave_with_peer, receive, nursery.cancel_scope)
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
         nursery.cancel_scope.cancel()
+
+
+async def send_head(send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
 
 
 async def _leave_with_peer(receive: Receive, scope: trio.CancelScope) -> None:

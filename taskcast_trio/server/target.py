@@ -59,6 +59,12 @@ def path_id(segment: str) -> str:
     return segment.replace("%2F", "/").replace("%25", "%")
 
 
+def local_path(scope: Scope) -> str:
+    """The path below the prefix that the app is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
 def origin_form(raw_path: bytes) -> tuple[bytes, bytes | None]:
     """Split an absolute-form target (RFC 9112 3.2.2) into its path and its authority.
 

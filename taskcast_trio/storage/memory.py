@@ -10,22 +10,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 import trio
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry, commit
 from taskcast_trio.core.errors import (
-    BadRequest,
     KeyReused,
     RevisionConflict,
     TaskEnded,
     TaskExists,
+    TaskFull,
     TaskNotFound,
+    no_page_after,
 )
 from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event, Task
 from taskcast_trio.core.series import SeriesValues, fold
 
-from .protocols import Commit, CommitSink, Idempotency, Page, Snapshot, TaskRecord
+from .memory_notes import MemoryNotes
+from .protocols import Commit, CommitSink, Idempotency, LogLimits, Page, Snapshot, TaskRecord
 
 
 class _Log:
@@ -38,7 +41,9 @@ class _Log:
     __slots__ = (
         "answers",
         "by_index",
+        "data_bytes",
         "foreign",
+        "holes",
         "moved",
         "number",
         "record",
@@ -50,6 +55,9 @@ class _Log:
         self.record = record
         self.number = number
         self.by_index: list[Entry | None] = []
+        self.holes = 0
+        self.data_bytes = 0
+        """Of the data of the events that are stored."""
         self.moved: dict[int, int] = {}
         self.values: SeriesValues = {}
         self.foreign: dict[str, int] = {}
@@ -83,13 +91,53 @@ class _Log:
         if old is None:
             return index
         self.by_index[old.index] = None
+        self.holes += 1
+        self.data_bytes -= _size(old.event)
         return old.place
 
     def keep(self, entry: Entry) -> None:
         if entry.place != entry.index:
             self.moved[entry.place] = entry.index
         self.by_index.append(entry)
+        self.data_bytes += _size(entry.event)
         fold(self.values, entry)
+
+    def require_room(self, drafts: Sequence[Draft], limits: LogLimits) -> None:
+        """Refuse (TaskFull) drafts that would leave the log over the limits."""
+        stored, stored_bytes = len(self.by_index) - self.holes, self.data_bytes
+        events, size = stored + len(drafts), stored_bytes
+        for draft in drafts:
+            size += _size(draft)
+        if events <= limits.events and size <= limits.bytes:
+            return
+        vacated, vacated_bytes = self._vacated(drafts)
+        task_id = self.record.task.id
+        if events - vacated > limits.events:
+            raise TaskFull(task_id, "events", limit=limits.events, stored=stored)
+        if size - vacated_bytes > limits.bytes:
+            raise TaskFull(task_id, "bytes of data", limit=limits.bytes, stored=stored_bytes)
+
+    def _vacated(self, drafts: Sequence[Draft]) -> tuple[int, int]:
+        """How many events the drafts would replace, among themselves too, and their bytes."""
+        count = size = 0
+        newest: dict[str, Event | Draft] = {}
+        for draft in drafts:
+            series = draft.series_id
+            if not series or draft.series_mode is UNSET or draft.series_mode == "keep-all":
+                continue
+            if draft.series_mode == "latest":
+                old = newest.get(series) or self._stored_value(series)
+                if old is not None:
+                    count += 1
+                    size += _size(old)
+            newest[series] = draft
+        return count, size
+
+    def _stored_value(self, series: str) -> Event | None:
+        """The stored event of which a ``latest`` event of the series would take the place."""
+        value = self.values.get(series)
+        entry = self.by_index[value.index] if value else None
+        return entry.event if entry else None
 
     def from_place(self, after_place: int) -> Iterator[Entry]:
         """The entries in stored order, from behind ``after_place``."""
@@ -126,6 +174,10 @@ class _Log:
         return entry if entry is not None and entry.id == event_id else None
 
 
+def _size(event: Event | Draft) -> int:
+    return 0 if event.data is UNSET else len(event.data)
+
+
 class MemoryBroadcast:
     """Hands commits to the one sink of this process, inside the step that made them."""
 
@@ -147,10 +199,11 @@ class MemoryBroadcast:
             self._sink.committed(commit)
 
 
-class MemoryStore:
+class MemoryStore(MemoryNotes):
     """Tasks and logs in this process's memory; see :class:`ShortTermStore` for every step."""
 
     def __init__(self, announce: Callable[[Commit], None] = lambda commit: None) -> None:
+        super().__init__()
         self._announce = announce
         self._logs: dict[str, _Log] = {}
         self._order: list[int] = []
@@ -235,7 +288,7 @@ class MemoryStore:
         if after is not None:
             log = self._logs.get(after)
             if log is None:
-                raise BadRequest(f"There is no task {after} to go on after")
+                raise no_page_after(after)
             start = bisect_right(self._order, log.number)
         found: list[TaskRecord] = []
         for position in range(start, len(self._order)):
@@ -259,6 +312,7 @@ class MemoryStore:
         *,
         now_ms: int,
         idempotency: Idempotency | None = None,
+        limits: LogLimits | None = None,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
@@ -269,6 +323,8 @@ class MemoryStore:
         record = log.record
         if record.task.terminal:
             raise TaskEnded(task_id, record.task.status)
+        if limits is not None:
+            log.require_room(drafts, limits)
         entries = log.append(drafts, now_ms)
         log.record = replace(record, next_index=len(log.by_index))
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)

@@ -10,7 +10,9 @@ Laws for every implementation (``tests/storage/test_contract_*.py`` hold them to
 is announced in the order of its indexes, by the same step that stored it. 3. Timestamps of a log do
 not go back, whatever the clock does. 4. A repeated idempotency key returns the first answer and
 stores nothing; with another request it is refused. 5. Nothing of a deleted task is left that a
-later task of the same id could meet; its log has a new epoch.
+later task of the same id could meet; its log has a new epoch. 6. Where an append has `LogLimits`,
+it either leaves the log within them or stores nothing; what counts is what is stored then, also of
+status events and imports, which are never refused themselves.
 
 Times are Unix ms and passed in: a store reads no clock. A store that is away raises
 ``StoreUnavailable``. Cancelling a step leaves it done or not done, never half done, and leaks
@@ -40,6 +42,16 @@ class TaskRecord(Struct, frozen=True):
     epoch: str
     next_index: int
     imported: bool = False
+
+
+class LogLimits(Struct, frozen=True):
+    """How many events one log may hold, and how many bytes of their data, as JSON text.
+
+    A ``latest`` event that replaced another counts in its place.
+    """
+
+    events: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +130,34 @@ class Broadcast(Protocol):
         """
 
 
-class ShortTermStore(Protocol):
-    """Holds the tasks that live, and their logs."""
+class NoteStore(Protocol):
+    """Small records with an expiry, each under a key of its own, that every process of the store
+    sees.
+
+    A note is there while ``now_ms`` is below its ``expires_ms``; None keeps it until it is dropped.
+    Expired notes take no room for ever.
+    """
+
+    async def put_note(
+        self, key: str, value: bytes, *, expires_ms: int | None, now_ms: int
+    ) -> None:
+        """Store the note in the place of the one that was there, its expiry included."""
+
+    async def note(self, key: str, *, now_ms: int) -> bytes | None:
+        """The value, or None."""
+
+    async def take_note(self, key: str, *, now_ms: int) -> bytes | None:
+        """Read and remove in one step: of any number of takers exactly one gets the value.
+
+        A taker that is cancelled may have removed the note.
+        """
+
+    async def drop_note(self, key: str) -> bool:
+        """Remove the note; False where there was none. An expired one may still count."""
+
+
+class ShortTermStore(NoteStore, Protocol):
+    """Holds the tasks that live, their logs, and notes."""
 
     async def create(
         self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
@@ -155,12 +193,16 @@ class ShortTermStore(Protocol):
         *,
         now_ms: int,
         idempotency: Idempotency | None = None,
+        limits: LogLimits | None = None,
     ) -> Commit:
         """Give the drafts the next indexes, apply the series modes, store and announce them.
+
+        A key is looked at before the limits: a repeat is answered also where the log is full.
 
         Raises:
             TaskNotFound: there is no such task.
             TaskEnded: it is terminal.
+            TaskFull: with the drafts the log would be over ``limits``; none of them is stored.
             KeyReused: the key came with another request before.
         """
 

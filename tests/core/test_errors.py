@@ -69,6 +69,8 @@ def test_only_what_may_go_better_later_is_retryable() -> None:
         "RequestTimeout",
         "RateLimited",
         "StoreUnavailable",
+        "KeysUnavailable",
+        "AuthUnavailable",
         "Draining",
     }
 

@@ -7,6 +7,8 @@ import trio
 from msgspec import UNSET
 
 from taskcast_trio import open_engine, open_runtime
+from taskcast_trio.config import Config
+from taskcast_trio.config.schema import Limits
 from taskcast_trio.core.errors import (
     Draining,
     InvalidTransition,
@@ -16,6 +18,7 @@ from taskcast_trio.core.errors import (
     RequestNotFound,
     TaskEnded,
     TaskExists,
+    TaskFull,
     TaskNotFound,
 )
 from taskcast_trio.core.model import (
@@ -240,6 +243,24 @@ async def test_leaving_the_runtime_ends_its_tasks_and_cancelling_it_is_ordinary(
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [(Limits(task_events=3), "3 events"), (Limits(task_bytes=1024), "1024 bytes")],
+)
+async def test_a_full_task_takes_no_more_but_can_still_end(limits, said, autojump_clock):
+    async with open_runtime(Config(limits=limits)) as runtime:
+        engine = runtime.engine
+        await create(engine)
+        first = await engine.publish("t", [draft("x" * 500)], key="k")
+        await engine.publish("t", [draft("x" * 500)])
+        with pytest.raises(TaskFull, match=said):
+            await engine.publish("t", [draft("x" * 500)] * 2)
+        assert counted(runtime, "taskcast_events_total") == 2, "what is refused is not counted"
+        again = await engine.publish("t", [draft("x" * 500)], key="k")
+        assert [entry.id for entry in again] == [entry.id for entry in first]
+        assert (await move(engine, "running", "completed")).status == "completed"
 
 
 async def test_draining_ends_every_stream_and_refuses_new_ones(runtime, engine, autojump_clock):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 import trio
@@ -389,3 +391,53 @@ async def test_finished_knows_a_cursor_that_has_seen_it_all(engine, autojump_clo
     assert await engine.finished("t", quiet) == "cancelled", "what is left does not pass the filter"
     assert await engine.finished("t", Follow(last_event_id="nope")) is None
     assert await engine.finished("t", Follow()) is None
+
+
+# Pumping
+
+
+async def test_a_pump_whose_inbox_overflows_goes_on_from_the_log(engine, autojump_clock):
+    """Nothing else happens that could wake it: what was cut must not wait for the next commit."""
+    await create(engine)
+    pumped: list[Any] = []
+    async with engine.subscribe("t") as subscription, trio.open_nursery() as nursery:
+        assert await subscription.replay() == []
+        nursery.start_soon(pump, subscription, pumped)
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(10):  # the inbox holds four
+            nursery.start_soon(engine.publish, "t", [draft(number)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert [entry.index for entry in pumped] == list(range(10))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_pump_is_told_of_the_drain_though_a_commit_came_just_before(engine, autojump_clock):
+    await create(engine)
+    async with engine.subscribe("t") as subscription, trio.open_nursery() as nursery:
+        assert await subscription.replay() == []
+        drained = trio.Event()
+
+        async def until_drained() -> None:
+            with pytest.raises(Draining):
+                await pump(subscription, [])
+            drained.set()
+
+        nursery.start_soon(until_drained)
+        await trio.testing.wait_all_tasks_blocked()
+        await engine.publish("t", [draft(0)])
+        engine.fanout.close()
+        with trio.fail_after(1):
+            await drained.wait()
+
+
+async def pump(subscription, pumped):
+    """Follow as a stream over a link does, for ever."""
+
+    def write(items):
+        for item in items:
+            pumped.extend(item.entries)
+        return True
+
+    while True:
+        write(await subscription.replay())
+        await subscription.pump(write, trio.sleep_forever, trio.CancelScope())

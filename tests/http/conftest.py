@@ -14,7 +14,9 @@ import trio
 
 from taskcast_trio.config import Config
 from taskcast_trio.engine import Runtime, open_runtime
+from taskcast_trio.engine.engine import wall_clock_ms
 from taskcast_trio.server.app import create_app
+from taskcast_trio.server.auth.custom import Authenticate
 from taskcast_trio.server.serve import ServeOptions, serve
 
 PATIENCE_S = 20
@@ -60,12 +62,17 @@ Start: TypeAlias = Callable[..., AbstractAsyncContextManager[Running]]
 
 @asynccontextmanager
 async def start_server(
-    config: Config | None = None, *, mount: Callable[[Any], Any] = lambda app: app, **options: Any
+    config: Config | None = None,
+    *,
+    mount: Callable[[Any], Any] = lambda app: app,
+    clock: Callable[[], int] = wall_clock_ms,
+    authenticate: Authenticate | None = None,
+    **options: Any,
 ) -> AsyncIterator[Running]:
     with trio.fail_after(PATIENCE_S):
-        async with open_runtime(config) as runtime, trio.open_nursery() as nursery:
+        async with open_runtime(config, clock=clock) as runtime, trio.open_nursery() as nursery:
             serve_options = ServeOptions(host="127.0.0.1", port=0, **options)
-            app = mount(create_app(runtime))
+            app = mount(create_app(runtime, authenticate=authenticate))
             urls = await nursery.start(
                 lambda task_status: serve(
                     app, serve_options, drain=runtime.drain, task_status=task_status

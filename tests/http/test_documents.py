@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import trio
 
@@ -58,6 +60,36 @@ async def test_a_stream_is_published_line_by_line(server: Any) -> None:
     )
     answer = done.stdout.decode().splitlines()[-1]
     assert json.loads(answer) == {"accepted": 3, "firstIndex": 0, "lastIndex": 2}
+
+
+async def test_the_example_of_a_web_page_follows_with_tickets() -> None:
+    example = [sys.executable, str(ROOT / "examples" / "browser_page.py")]
+    with trio.fail_after(30):
+        site = await trio.lowlevel.open_process(
+            [*example, "--port", "0", "--pace", "0"], stdout=subprocess.PIPE
+        )
+        assert site.stdout is not None
+        try:
+            said = b""
+            while not said.endswith(b"\n"):
+                said += await site.stdout.receive_some()
+            address = said.decode().split()[1]
+            async with httpx.AsyncClient() as browser:
+                page = await browser.get(address)
+                assert "new EventSource(url" in page.text
+                url = (await browser.post(f"{address}/ticket")).json()["url"]
+                stream = await browser.get(url, headers={"Origin": address})
+            assert stream.headers["access-control-allow-origin"] == address
+            assert "event: taskcast.done" in stream.text
+            text = "".join(re.findall(r'"delta":"([^"]*)"', stream.text))
+            assert "The sea is wide" in text
+            assert "hears all of it." in text
+        finally:
+            site.send_signal(signal.SIGINT)
+            with trio.CancelScope(deadline=trio.current_time() + 10, shield=True):
+                await site.stdout.aclose()
+                await site.wait()
+    assert site.returncode == 0
 
 
 async def test_the_example_streams_a_file_to_three_subscribers(server: Any) -> None:

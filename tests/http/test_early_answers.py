@@ -29,6 +29,17 @@ async def test_an_answer_before_the_body_was_read_ends_with_the_connection(
         assert got.count(b"HTTP/1.1 ") == 1
 
 
+async def test_an_answer_that_ends_the_connection_says_so(server: Any) -> None:
+    """Else a pool of connections sends its next request into nothing (RFC 9112, section 9.6)."""
+    async with await trio.open_tcp_stream("127.0.0.1", server.port) as peer:
+        # Refused by its method, before the body is looked at.
+        await peer.send_all(b"PUT /tasks HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n")
+        with trio.fail_after(5):
+            got = b"".join([data async for data in peer])
+    assert got.startswith(b"HTTP/1.1 404")
+    assert b"connection: close" in got.lower()
+
+
 def test_nothing_is_kept_of_a_message_that_is_too_large_nor_of_what_follows() -> None:
     buffer = CappedBuffer(10)
     buffer.extend(TextMessage(data="x" * 10, message_finished=False))

@@ -18,10 +18,14 @@ from trio.testing import wait_all_tasks_blocked
 
 from taskcast_trio.config import Config
 from taskcast_trio.config.schema import Limits
+from taskcast_trio.core.access import OPEN
 from taskcast_trio.core.errors import StoreUnavailable, TaskEnded
 from taskcast_trio.core.model import Transition
 from taskcast_trio.engine import Runtime, TaskEngine, open_runtime
 from taskcast_trio.server import ingest
+from taskcast_trio.server.auth.admission import Admissions
+from taskcast_trio.server.auth.gate import CALLER
+from taskcast_trio.server.auth.limits import StreamSlots
 from taskcast_trio.server.hot import HotRoutes
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -100,6 +104,7 @@ class Upload:
             "query_string": b"",
             "root_path": "",
             "headers": [(b"host", b"h"), (b"content-type", self._type)],
+            CALLER: OPEN,
         }
         await self._app(scope, self._receive, self._send)
 
@@ -120,7 +125,9 @@ class Direct:
     def __init__(self, runtime: Runtime, task: str) -> None:
         self.engine = runtime.engine
         self.task = task
-        self._app = HotRoutes(nothing_else, runtime)
+        slots = StreamSlots(total=100, per_caller=100)
+        admissions = Admissions(slots, clock_ms=runtime.engine.clock, grace_s=0)
+        self._app = HotRoutes(nothing_else, runtime, admissions)
 
     def upload(self, *messages: dict[str, Any], task: str | None = None, **how: Any) -> Upload:
         return Upload(self._app, f"/tasks/{task or self.task}/events", *messages, **how)

@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from taskcast_trio.server import exchange
 from taskcast_trio.server.http1 import Http1Connection
 from taskcast_trio.server.target import TargetGuard
 
@@ -391,6 +390,20 @@ async def test_a_head_without_end_is_refused(serving: Serving) -> None:
         await server.until(lambda: server.stats.connections_open == 0)
 
 
+@pytest.mark.parametrize("limit", [2048, 100_000])
+async def test_the_length_of_a_head_is_as_configured(serving: Serving, limit: int) -> None:
+    async with serving(close_grace_s=0.05, header_bytes=limit) as server:
+        peer = await server.connect()
+        await peer.send(get(b"/", b"Connection: close", b"X: " + b"x" * (limit - 500)))
+        assert (await peer.read_to_end()).startswith(b"HTTP/1.1 200 ")
+        for part in (b"", b"Host: x\r\nX: "):
+            peer = await server.connect()
+            await peer.send(b"GET /" + (b" HTTP/1.1\r\n" if part else b"") + part)
+            await peer.send(b"x" * (limit + 500))
+            assert (await peer.read_to_end()).startswith(b"HTTP/1.1 431 ")
+        await server.until(lambda: server.stats.connections_open == 0)
+
+
 async def test_a_trailer_without_end_is_refused(serving: Serving) -> None:
     """T40: it belongs to no body, so that no limit of a body covers it."""
     async with serving(close_grace_s=0.05) as server:
@@ -406,12 +419,9 @@ async def test_a_trailer_without_end_is_refused(serving: Serving) -> None:
 
 
 @only_httptools
-async def test_a_body_that_does_not_come_is_a_408(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_does_not_come_is_a_408(serving: Serving) -> None:
     """T36; on h11 the application's own limit does this."""
-    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.05)
-    async with serving(close_grace_s=0.05) as server:
+    async with serving(close_grace_s=0.05, body_pause_s=0.05) as server:
         peer = await server.connect()
         await peer.send(post(b"Content-Length: 9", body=b"abc"))
         assert (await peer.read_to_end()).startswith(b"HTTP/1.1 408 ")
@@ -615,3 +625,40 @@ async def test_a_websocket_may_follow_other_requests(serving: Serving, cut: int 
         assert await peer.read_until(b"hello") == b"\x81\x05hello"
         await peer.stream.aclose()
         await server.until(lambda: server.app.live == 0)
+
+
+@only_httptools
+async def test_requests_sent_ahead_are_read_as_far_as_the_limit_and_no_further(
+    serving: Serving,
+) -> None:
+    """However many of them are answered, and though the application listens for a disconnect."""
+    ahead = []
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        async with trio.open_nursery() as nursery:
+            await receive()
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        ahead.append(len(scope["extensions"]["taskcast.link"]._inbox.parser.requests))
+        await send({"type": "taskcast.answer", "status": 200, "headers": [], "body": b""})
+
+    async with serving(app=listening) as server, trio.open_nursery() as nursery:
+        peer = await server.connect()
+        nursery.start_soon(peer.send, get() * 100_000)
+        for _ in range(30):
+            await peer.read_until(b"\r\n\r\n")
+        assert max(ahead) * len(get()) <= 2 * 64 * 1024
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("field", [b"Sec-WebSocket-Version: 12", b"Upgrade: websocket"])
+async def test_a_bad_websocket_handshake_is_answered_and_closed(
+    serving: Serving, field: bytes
+) -> None:
+    async with serving() as server:
+        peer = await server.connect()
+        await peer.send(get(b"/", b"Connection: Upgrade", b"Upgrade: websocket", field))
+        answer = await peer.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 4")
+        await server.until(lambda: server.stats.connections_open == 0)

@@ -27,7 +27,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taskcast_trio.core.errors import TaskcastError
-from taskcast_trio.server import exchange
 from taskcast_trio.server.bodies import PeerGone, read_body
 from taskcast_trio.server.guard import GuardedConnection
 from taskcast_trio.server.http1 import Http1Connection
@@ -472,14 +471,14 @@ async def test_where_both_paths_differ_is_known(serving: Serving, http: Any) -> 
 # Peers that dawdle, stop or leave
 
 
-def limited(limit: int) -> Any:
-    """Takes bodies of at most ``limit`` bytes, as the routes do."""
+def limited(limit: int, timeout_s: float = 10.0) -> Any:
+    """Takes bodies of at most ``limit`` bytes within ``timeout_s``, as the routes do."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             raise RuntimeError("no lifespan here")
         try:
-            body = await read_body(scope, receive, limit)
+            body = await read_body(scope, receive, limit, timeout_s=timeout_s)
         except TaskcastError as error:
             await error_answer(error).send(scope, send)
         except PeerGone:
@@ -533,12 +532,9 @@ async def test_an_endless_body_is_refused_while_it_is_sent(serving: Serving) -> 
         await server.until(lambda: server.stats.connections_open == 0)
 
 
-async def test_a_body_that_trickles_is_cut_by_the_route(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_body_that_trickles_is_cut_by_the_route(serving: Serving) -> None:
     """T36: its whole time is limited, not only the pause between two bytes."""
-    monkeypatch.setattr("taskcast_trio.server.bodies.BODY_TIMEOUT_S", 0.2)
-    async with serving(app=limited(1000), close_grace_s=0.05) as server:
+    async with serving(app=limited(1000, timeout_s=0.2), close_grace_s=0.05) as server:
         peer = await server.connect()
         await peer.send(post(b"Content-Length: 900"))
         answered = trio.Event()
@@ -558,13 +554,21 @@ async def test_a_body_that_trickles_is_cut_by_the_route(
         await server.until(lambda: server.stats.connections_open == 0)
 
 
+async def test_a_body_of_which_nothing_comes_is_cut_by_the_route(serving: Serving) -> None:
+    """T36: also before its first byte, where h11 alone would wait for ever."""
+    async with serving(app=limited(1000, timeout_s=0.05), close_grace_s=0.05) as server:
+        peer = await server.connect()
+        await peer.send(post(b"Content-Length: 900"))
+        answer = await read_answer(peer)
+        assert answer is not None
+        assert answer[0] == 408
+        assert b"request_timeout" in answer[1], "the route says so, not the connection"
+
+
 @only_httptools
-async def test_silent_bodies_are_cut_and_leave_nothing(
-    serving: Serving, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_silent_bodies_are_cut_and_leave_nothing(serving: Serving) -> None:
     """T36, in numbers."""
-    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.2)
-    async with serving(close_grace_s=0.05) as server:
+    async with serving(close_grace_s=0.05, body_pause_s=0.2) as server:
         tasks = tasks_living()
         peers = [await server.connect() for _ in range(100)]
         for peer in peers:

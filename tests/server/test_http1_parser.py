@@ -336,6 +336,27 @@ def test_the_limit_of_a_head_does_not_depend_on_its_pieces(pieces: int, fields: 
     assert statuses(MAX_HEAD_BYTES + 2048) == {431}
 
 
+@pytest.mark.parametrize("limit", [1024, MAX_HEAD_BYTES, 200_000])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("pieces", [1, 5])
+def test_the_limit_of_a_head_is_as_given_and_covers_the_target(
+    limit: int, version: bytes, pieces: int
+) -> None:
+    def outcome(target: bytes, value: bytes) -> int:
+        parser = RequestParser(limit)
+        sent = b"GET /%b HTTP/%b\r\nHost: %b\r\n\r\n" % (target, version, value)
+        step = len(sent) // pieces + 1
+        for at in range(0, len(sent), step):
+            parser.feed(sent[at : at + step])
+        return parser.error.status if parser.error is not None else len(parser.requests)
+
+    assert outcome(b"", b"x" * (limit - 200)) == 1
+    assert outcome(b"x" * (limit - 200), b"") == 1
+    assert outcome(b"", b"x" * limit) == 431
+    assert outcome(b"x" * limit, b"") == 431
+    assert outcome(b"x" * (limit // 2), b"x" * (limit // 2)) == 431
+
+
 @pytest.mark.parametrize(
     "begun",
     [

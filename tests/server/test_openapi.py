@@ -52,7 +52,9 @@ SCOPES_OF_THE_CONTRACT = {
         "GET /tasks/{}",
         "GET /tasks/{}/events",
         "GET /events",
+        "POST /tickets",
     },
+    "metrics:read": {"GET /metrics"},
     "event:history": {"GET /tasks/{}/events/history", "GET /tasks/{}/archive"},
     "worker:manage": {
         "GET /workers",
@@ -142,10 +144,10 @@ def test_each_route_wants_the_scope_of_the_contract() -> None:
     assert wanted == SCOPES_OF_THE_CONTRACT
 
 
-def test_a_token_is_asked_for_everywhere_but_on_service_routes() -> None:
+def test_a_token_is_asked_for_everywhere_but_on_routes_of_the_service() -> None:
     found = document()
     assert list(found["components"]["securitySchemes"]) == ["Bearer"]
-    protected = ("/tasks", "/events", "/workers")
+    protected = ("/tasks", "/events", "/workers", "/tickets", "/metrics")
     for name, operation in operations(found).items():
         is_protected = name.split()[1].startswith(protected)
         assert bool(operation["security"]) is is_protected, name

@@ -6,14 +6,14 @@ from functools import partial
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import TaskNotFound
+from taskcast_trio.core.errors import KeyReused, TaskEnded, TaskFull, TaskNotFound
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.protocols import LogLimits, ShortTermStore
 
 from .conftest import OpenBackend
 from .support import (
@@ -21,6 +21,8 @@ from .support import (
     append,
     assert_dense,
     draft,
+    event,
+    key,
     latest,
     piece,
     read_all,
@@ -264,5 +266,165 @@ def test_reads_agree_with_a_list(open_backend, batches, after_place, after_index
             assert {series: entry.id for series, entry in values.items()} == {
                 series: entry.id for series, entry in newest.items()
             }
+
+    trio.run(main)
+
+
+# Law 6: the limits of a log
+
+ROOMY = 1_000_000
+
+
+def data_bytes(entries):
+    return sum(len(entry.event.data) for entry in entries)
+
+
+async def test_an_append_that_would_go_over_is_refused_whole_and_told_why(store, announced):
+    log, limits = store, LogLimits(events=3, bytes=ROOMY)
+    await log.create(task(), epoch="EPOCH001", now_ms=NOW)
+    await log.append("t", [draft(1), draft(2)], now_ms=NOW, limits=limits)
+    with pytest.raises(TaskFull, match=r"3 events .* 2 already") as refused:
+        await log.append("t", [draft(3), draft(4)], now_ms=NOW, limits=limits)
+    assert (refused.value.status, refused.value.code) == (413, "task_full")
+    await log.append("t", [draft(5)], now_ms=NOW, limits=limits)
+    with pytest.raises(TaskFull, match="3 already"):
+        await log.append("t", [draft(6)], now_ms=NOW, limits=limits)
+
+    entries = await read_all(log)
+    assert_dense(entries)
+    assert [value(entry) for entry in entries] == [1, 2, 5]
+    told = await announced.first(3)
+    assert [len(commit.entries) for commit in told] == [0, 2, 1]
+    await append(log, draft(7))
+    assert len(await read_all(log)) == 4, "without limits there are none"
+
+
+async def test_the_bytes_of_a_log_are_those_of_its_data(log):
+    limits = LogLimits(events=ROOMY, bytes=10)
+    await log.append("t", [draft("abcd")], now_ms=NOW, limits=limits)  # 6 with its quotes
+    with pytest.raises(TaskFull, match=r"10 bytes of data .* 6 already"):
+        await log.append("t", [draft("def")], now_ms=NOW, limits=limits)
+    nothing = Draft(type="x", level="info")
+    await log.append("t", [draft("de"), nothing, nothing], now_ms=NOW, limits=limits)
+    with pytest.raises(TaskFull):
+        await log.append("t", [draft(0)], now_ms=NOW, limits=limits)
+
+
+async def test_a_latest_event_counts_in_place_of_the_one_it_replaced(log):
+    limits = LogLimits(events=2, bytes=60)
+    await log.append("t", [latest("x" * 40)], now_ms=NOW, limits=limits)
+    for number in range(20):
+        texts = [latest(str(number)), latest("y" * 40)]
+        await log.append("t", texts, now_ms=NOW, limits=limits)
+    assert len(await read_all(log)) == 1
+    with pytest.raises(TaskFull, match="bytes"):
+        await log.append("t", [latest("z" * 60)], now_ms=NOW, limits=limits)
+    await log.append("t", [latest("z")], now_ms=NOW, limits=limits)
+    await log.append("t", [piece("p" * 20, "other")], now_ms=NOW, limits=limits)
+    with pytest.raises(TaskFull, match="events"):
+        await log.append("t", [latest("a", "third")], now_ms=NOW, limits=limits)
+
+
+async def test_events_of_a_transition_are_never_refused_but_count(log):
+    limits = LogLimits(events=1, bytes=ROOMY)
+    await log.append("t", [draft(1)], now_ms=NOW, limits=limits)
+    running = task(status="running")
+    told = await log.transition(running, [draft(2)], revision=0, epoch="EPOCH001", now_ms=NOW)
+    assert told.first_index == 1
+    with pytest.raises(TaskFull, match="2 already"):
+        await log.append("t", [draft(3)], now_ms=NOW, limits=limits)
+
+
+async def test_an_imported_log_counts(log):
+    await log.import_task(task("t"), [event(0), event(1)], epoch="EPOCH002", overwrite=True)
+    with pytest.raises(TaskFull, match="2 already"):
+        await log.append("t", [draft(3)], now_ms=NOW, limits=LogLimits(2, ROOMY))
+    await log.append("t", [draft(3)], now_ms=NOW, limits=LogLimits(3, ROOMY))
+
+
+async def test_a_repeat_answers_as_before_where_the_log_is_full(log):
+    limits = LogLimits(events=1, bytes=ROOMY)
+    step = partial(log.append, "t", now_ms=NOW, limits=limits)
+    first = await step([draft(1)], idempotency=key())
+    again = await step([draft(1)], idempotency=key())
+    assert again.repeated
+    assert [entry.id for entry in again.entries] == [entry.id for entry in first.entries]
+    with pytest.raises(KeyReused):
+        await step([draft(2)], idempotency=key("k", b"other"))
+
+    with pytest.raises(TaskFull):
+        await step([draft(3)], idempotency=key("new"))
+    assert await log.repeated("t", key("new"), now_ms=NOW) is None, "a refusal is no answer"
+
+
+async def test_a_task_that_has_ended_is_ended_also_where_it_is_full(log):
+    limits = LogLimits(events=1, bytes=ROOMY)
+    ended = task(status="completed")
+    await log.transition(ended, [draft(1)], revision=0, epoch="EPOCH001", now_ms=NOW)
+    with pytest.raises(TaskEnded):
+        await log.append("t", [draft(2)], now_ms=NOW, limits=limits)
+
+
+async def test_parallel_appends_do_not_go_over_together(log):
+    refused = []
+
+    async def publish(number):
+        try:
+            await log.append("t", [draft(number)] * 2, now_ms=NOW, limits=LogLimits(7, ROOMY))
+        except TaskFull:
+            refused.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(publish, number)
+    assert len(await read_all(log)) == 6
+    assert len(refused) == 7
+
+
+SIZED = st.builds(
+    lambda make, text, series: make(text, series),
+    st.sampled_from([piece, latest, partial(draft, mode="keep-all")]),
+    st.text("x", max_size=30),
+    st.sampled_from(["", "a", "b"]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    batches=st.lists(st.lists(SIZED, min_size=1, max_size=4), max_size=10),
+    limits=st.builds(LogLimits, st.integers(1, 12), st.integers(1, 250)),
+)
+@example([[latest("x" * 10)], [latest("x" * 40), latest("")]], LogLimits(1, 22))
+@example([[latest("")], [latest("x" * 40), latest("x" * 40)]], LogLimits(1, 60))
+@example(
+    [[piece("x"), draft("x" * 40, "s", "keep-all"), latest("x" * 40)]], LogLimits(2, 42 + 12 + 39)
+)
+@example([[piece("x" * 20), latest("x" * 20), piece("y" * 20)]], LogLimits(2, 64))
+def test_an_append_is_refused_exactly_where_the_log_would_be_over(
+    open_backend: OpenBackend, batches: list[list[Draft]], limits: LogLimits
+) -> None:
+    """Against a twin without limits that is given only what the first one took, and looked at."""
+
+    async def main() -> None:
+        async with open_backend() as backend:
+            store = backend.store
+            await store.create(task(), epoch="EPOCH001", now_ms=NOW)
+            taken: list[list[Draft]] = []
+            for number, batch in enumerate(batches):
+                twin = f"twin-{number}"
+                await store.create(task(twin), epoch="EPOCH001", now_ms=NOW)
+                for each in [*taken, batch]:
+                    await append(store, *each, id_=twin)
+                after = await read_all(store, twin)
+                fits = len(after) <= limits.events and data_bytes(after) <= limits.bytes
+                before = [entry.id for entry in await read_all(store)]
+                try:
+                    await store.append("t", batch, now_ms=NOW, limits=limits)
+                except TaskFull:
+                    assert not fits
+                    assert [entry.id for entry in await read_all(store)] == before
+                else:
+                    assert fits
+                    taken.append(batch)
 
     trio.run(main)

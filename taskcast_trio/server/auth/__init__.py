@@ -1,0 +1,1 @@
+"""Authentication: who calls, and how a server finds out."""

@@ -1,0 +1,105 @@
+"""Who may stay: long-lived connections end when the right to them does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from taskcast_trio.core.access import Caller
+from taskcast_trio.core.errors import TokenExpired, TokenRevoked, Unauthorized
+
+from .limits import Slot, StreamSlots
+
+_MESSAGES: Final = {
+    "token_expired": TokenExpired("The token has expired: come back with a new one"),
+    "token_revoked": TokenRevoked("The token has been revoked"),
+}
+
+
+class Admission:
+    """One connection that goes on for long: its place among the limits, and when it must end.
+
+    It is to be closed by who opened it. ``deadline`` is on Trio's clock.
+    """
+
+    __slots__ = ("_admissions", "_code", "_slot", "caller", "deadline", "wake")
+
+    def __init__(self, admissions: Admissions, slot: Slot, caller: Caller, deadline: float) -> None:
+        self._admissions = admissions
+        self._slot = slot
+        self._code = "token_expired"
+        self.caller = caller
+        self.deadline = deadline
+        self.wake: Callable[[], None] | None = None
+        """Called when the deadline has moved to now."""
+
+    @property
+    def over(self) -> bool:
+        return self.deadline <= trio.current_time()
+
+    @property
+    def reason(self) -> Unauthorized:
+        """Why it is over."""
+        return _MESSAGES[self._code]
+
+    def revoke(self) -> None:
+        self._code = "token_revoked"
+        self.deadline = -math.inf
+        if self.wake is not None:
+            self.wake()
+
+    def close(self) -> None:
+        """Give the place free. Idempotent."""
+        self._slot.close()
+        self._admissions.forget(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Admissions:
+    """The long-lived connections of this process."""
+
+    def __init__(self, slots: StreamSlots, *, clock_ms: Callable[[], int], grace_s: float) -> None:
+        self._slots = slots
+        self._clock_ms = clock_ms
+        self._grace_s = grace_s
+        self._open: set[Admission] = set()
+
+    def open(self, caller: Caller, key: str) -> Admission:
+        """Admit one more connection of ``caller``, until ``grace_s`` after its token's expiry.
+
+        Raises:
+            RateLimited: there are too many.
+        """
+        slot = self._slots.open(key)
+        deadline = math.inf
+        if caller.expires_at is not None:
+            left_s = caller.expires_at + self._grace_s - self._clock_ms() / 1000
+            deadline = trio.current_time() + left_s
+        admission = Admission(self, slot, caller, deadline)
+        if not caller.open:
+            self._open.add(admission)
+        return admission
+
+    def forget(self, admission: Admission) -> None:
+        self._open.discard(admission)
+
+    def revoke(self, concerned: Callable[[Caller], bool]) -> int:
+        """End the connections of the callers that are ``concerned``; how many those are."""
+        found = [admission for admission in self._open if concerned(admission.caller)]
+        for admission in found:
+            admission.revoke()
+        return len(found)

@@ -1,0 +1,62 @@
+"""Whether a caller may use a route: the scope comes from the route table, and nowhere else."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+
+from msgspec import json
+
+from taskcast_trio.core import validate
+from taskcast_trio.core.access import Caller
+from taskcast_trio.core.model import Task
+from taskcast_trio.engine import TaskEngine
+from taskcast_trio.server.route_table import ROUTES
+from taskcast_trio.server.target import Scope
+
+from .gate import caller_of
+
+SCOPES: Final = {route.name: route.scope for route in ROUTES if route.scope is not None}
+"""By the name of the route."""
+
+
+def permit(scope: Scope, route: str, task_id: str | None = None) -> Caller:
+    """The caller of an ASGI scope, who has the scope of ``route`` and reaches the task.
+
+    Raises:
+        Forbidden: one of the two is not so.
+    """
+    caller = caller_of(scope)
+    caller.require(SCOPES[route], task_id)
+    return caller
+
+
+async def permit_task(engine: TaskEngine, scope: Scope, route: str, task_id: str) -> Caller:
+    """As `permit`, and by the task's own rules too.
+
+    Raises:
+        Forbidden: the caller may not.
+        TaskNotFound: there is no such task.
+    """
+    caller = permit(scope, route, task_id)
+    if not caller.open:
+        caller.require_rules(SCOPES[route], (await engine.record(task_id)).task)
+    return caller
+
+
+def idempotency_key(key: str, caller: Caller) -> str:
+    """The key as it is stored: of two callers with the same one, each has its own.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    key = validate.idempotency_key(key)
+    if caller.open:
+        return key
+    owner = json.encode([caller.service, caller.jti if caller.sub is None else caller.sub])
+    return f"{blake2b(owner, digest_size=16).hexdigest()}:{key}"
+
+
+def visible(caller: Caller, route: str, task: Task) -> bool:
+    """Whether ``caller`` may use ``route`` for this task, where a list or a stream has many."""
+    return caller.may(SCOPES[route], task)
