@@ -36,7 +36,9 @@ PAGE = """<!doctype html>
 <script>
 let last = "";
 async function follow() {
-  const { url } = await (await fetch("/ticket", { method: "POST" })).json();
+  const answer = await fetch("/ticket", { method: "POST" }).catch(() => null);
+  if (!answer || !answer.ok) return setTimeout(follow, 1000);
+  const { url } = await answer.json();
   const events = new EventSource(url + (last && "&last_event_id=" + encodeURIComponent(last)));
   const text = document.getElementById("text"), state = document.getElementById("state");
   const again = () => { events.close(); setTimeout(follow, 1000); };

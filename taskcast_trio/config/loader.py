@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +20,8 @@ from taskcast_trio.config.keys import (
     fields_of,
     is_section,
 )
-from taskcast_trio.config.schema import Config, Section
+from taskcast_trio.config.schema import Config, Jwt, Section
+from taskcast_trio.config.secret import Secret
 from taskcast_trio.config.values import convert, parse_text, unknown
 
 S = TypeVar("S", bound=Section)
@@ -27,6 +29,10 @@ S = TypeVar("S", bound=Section)
 FOREIGN_KEYS: Final = frozenset({"sentry"})
 """Keys that files of other servers hold; known so that such files load."""
 
+SHORT_SECRET: Final = 16
+_SENDABLE: Final = re.compile(r"[\x21-\x7e]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 WITHOUT_EFFECT: Final = (
     "cleanup",
     "redis.prefix",
@@ -106,6 +112,7 @@ def load_config(
     for key, value in merged.items():
         if any(key == name or key.startswith(f"{name}.") for name in WITHOUT_EFFECT):
             warnings.append(f"{value.source}: {key} has no effect in this version")
+    warnings += _advice(config)
     sources = {key: value.source for key, value in merged.items()}
     broadcast = "redis" if config.storage == "redis" else "memory"
     if config.adapters.broadcast.provider not in (None, broadcast):
@@ -228,3 +235,28 @@ def _check_together(config: Config, merged: Layer) -> None:
         refuse("trustedServices", "two services have one name")
     if len({service.key for service in config.trusted_services}) < len(names):
         refuse("trustedServices", "two services have one key")
+    if not all(_SENDABLE.fullmatch(each.key.reveal()) for each in config.trusted_services):
+        refuse("trustedServices", "a key that no header can carry: visible ASCII is needed")
+    if not all(map(_ORIGIN.fullmatch, cors.origins)):
+        refuse("cors.origins", 'expected "*" or origins like https://app.example, without a path')
+    if not all(map(_TOKEN.fullmatch, cors.headers)):
+        refuse("cors.headers", "expected names of header fields")
+
+
+def _advice(config: Config) -> Iterator[str]:
+    """What is allowed and probably a mistake."""
+    short = [each.name for each in config.trusted_services if _is_short(each.key)]
+    if short:
+        yield f"trustedServices: a key of less than {SHORT_SECRET} characters: {', '.join(short)}"
+    if config.admin_token is not None and not config.admin_api:
+        yield "adminToken has no effect without adminApi"
+    elif config.admin_token is not None and _is_short(config.admin_token):
+        yield f"adminToken has less than {SHORT_SECRET} characters"
+    if config.auth.mode != "jwt" and config.auth.jwt != Jwt():
+        yield f'auth.jwt has no effect: auth.mode is "{config.auth.mode}"'
+    if config.auth.mode == "custom" and config.auth.custom is None:
+        yield "auth.custom names no callable: everybody is refused"
+
+
+def _is_short(secret: Secret) -> bool:
+    return len(secret.reveal()) < SHORT_SECRET

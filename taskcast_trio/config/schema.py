@@ -145,6 +145,8 @@ class Limits(Section, frozen=True):
     """Of a request's head; beyond it 431."""
     requests_per_second: Count = 100_000
     """Of one caller: a subject, a service, or else an address. As many may come at once."""
+    tickets_per_second: Count = 100
+    """That one caller may make."""
     streams: Count = 50_000
     streams_per_caller: Count = 20_000
     task_events: Count = 10_000_000

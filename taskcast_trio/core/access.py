@@ -25,6 +25,8 @@ from .jsontext import fields_of
 from .model import Task
 
 ANY: Final = "*"
+MAX_RULES_BYTES: Final = 16 * 1024
+"""Larger ones allow nothing: judging them would take too long."""
 _REMEMBERED_BYTES: Final = 4096
 
 
@@ -74,6 +76,8 @@ class Caller(Struct, frozen=True, kw_only=True):
         if self.open or task.auth_config is UNSET:
             return True
         text = bytes(task.auth_config)
+        if len(text) > MAX_RULES_BYTES:
+            return False
         try:
             rules = _remembered(text) if len(text) <= _REMEMBERED_BYTES else _rules(text)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -146,6 +150,8 @@ def check_rules(auth_config: Raw | UnsetType, where: str = "$.authConfig") -> No
     """Refuse (BadRequest, naming the place) rules that nobody could ever keep."""
     if auth_config is UNSET:
         return
+    if len(bytes(auth_config)) > MAX_RULES_BYTES:
+        raise BadRequest(f"Expected at most {MAX_RULES_BYTES} bytes - at `{where}`")
     try:
         _rules(bytes(auth_config))
     except msgspec.ValidationError as error:
@@ -162,14 +168,14 @@ def shown(task: Task, caller: Caller) -> Task:
     changes: dict[str, Any] = {}
     if task.webhooks is not UNSET:
         changes["webhooks"] = [_without_secret(webhook) for webhook in task.webhooks]
-    if task.auth_config is not UNSET and not caller.has("task:manage"):
+    if task.auth_config is not UNSET and not caller.may("task:manage", task):
         changes["auth_config"] = UNSET
     return msgspec.structs.replace(task, **changes) if changes else task
 
 
 def exported(task: Task, caller: Caller) -> Task:
     """As `shown`, for an archive: who may manage the task gets all of it, to import it again."""
-    return task if caller.has("task:manage") else shown(task, caller)
+    return task if caller.may("task:manage", task) else shown(task, caller)
 
 
 def _without_secret(webhook: Raw) -> Raw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.filter import EventFilter
+from taskcast_trio.core.model import Task
 
 from .history import PASS_ALL
 
@@ -75,3 +76,6 @@ class Follow:
     resumed: bool = False
     limit: int | None = None
     accumulated: bool = False
+    visible: Callable[[Task], bool] | None = None
+    """Asked again when the log is replaced: a task that is not visible any more ends the
+    subscription by ``Forbidden``."""

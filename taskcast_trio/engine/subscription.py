@@ -14,7 +14,7 @@ from typing import Final, Literal, Self, cast
 import trio
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import TaskNotFound
+from taskcast_trio.core.errors import Forbidden, TaskNotFound
 from taskcast_trio.core.series import (
     SeriesValue,
     SeriesValues,
@@ -140,6 +140,7 @@ class Subscription:
 
         Raises:
             trio.EndOfChannel: ``Done`` was delivered before.
+            Forbidden: the log was replaced, and the new one is not ``visible``.
             Draining: the engine shuts down; the cursor is good for another server.
         """
         while not self._ended or self._queue:
@@ -433,8 +434,11 @@ class Subscription:
 
     def _replaced(self, record: TaskRecord) -> list[Item]:
         """The log is another one (imported over, or deleted and created again): follow it from its
-        start.
+        start, if that is allowed.
         """
+        visible = self._follow.visible
+        if visible is not None and not visible(record.task):
+            raise Forbidden("The task was replaced by one that this caller may not follow")
         self._epoch = record.epoch
         self._last = self._silent_until = -1
         self._filtered = 0

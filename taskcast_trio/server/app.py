@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import cast
 
 import structlog
-from quart import Response, request
+from quart import Response
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
@@ -26,7 +26,7 @@ from .connection import GuardStats
 from .edge import Edge
 from .exporter import GuardCollector
 from .hot import HotRoutes
-from .requests import request_class
+from .requests import body_limit, request_class
 from .target import ASGIApp, TargetGuard
 
 log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ def create_app(
     async def on_http_error(raised: HTTPException) -> Response:
         status = raised.code or HTTPStatus.INTERNAL_SERVER_ERROR
         if isinstance(raised, RequestEntityTooLarge):
-            return answers.from_error(too_large(request.max_content_length or 0))
+            return answers.from_error(too_large(body_limit()))
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
             return answers.not_found()
         return answers.error(status, raised.description or raised.name, f"http_{status}")
@@ -104,8 +104,9 @@ def create_app(
     gate = Gate(
         hot,
         how,
-        Authenticator(how, tickets, revocations),
+        Authenticator(how, tickets, revocations, engine.clock),
         RateLimiter(config.limits.requests_per_second),
+        origins=config.cors.origins,
     )
     app.asgi_app = TargetGuard(Edge(gate, runtime))  # type: ignore[method-assign, assignment]
     return app

@@ -10,11 +10,14 @@ import trio
 from taskcast_trio.config.schema import Limits
 from taskcast_trio.core import jsontext
 from taskcast_trio.core.errors import PayloadTooLarge, RequestTimeout
+from taskcast_trio.server.auth.gate import recheck
 from taskcast_trio.server.plain import field_of
 from taskcast_trio.server.target import Receive, Scope
 
 BODY_TIMEOUT_S: Final = 10.0
 THREAD_BYTES: Final = 2 * 1024 * 1024
+_one_large: Final = trio.CapacityLimiter(1)
+"""What a large body becomes takes many times its size: one after the other."""
 
 
 class PeerGone(Exception):
@@ -29,7 +32,9 @@ async def parse_body(body: bytes, type_: Any, limits: Limits, *, wrapped_levels:
     """
     parse = partial(jsontext.parse, body, type_, max_depth=limits.json_depth + wrapped_levels)
     # A large body would hold up every stream for as long as it takes.
-    return await trio.to_thread.run_sync(parse) if len(body) > THREAD_BYTES else parse()
+    if len(body) <= THREAD_BYTES:
+        return parse()
+    return await trio.to_thread.run_sync(parse, limiter=_one_large)
 
 
 async def read_body(
@@ -40,16 +45,22 @@ async def read_body(
     Raises:
         PayloadTooLarge: it is over ``limit`` bytes; of a declared length before it is read.
         RequestTimeout: it did not come in time.
+        Unauthorized: the caller's token has ended meanwhile.
         PeerGone: the peer left.
     """
     declared = field_of(scope, b"content-length")
     if declared is not None and int(declared) > limit:
         raise too_large(limit)
     link = (scope.get("extensions") or {}).get("taskcast.link")
-    if link is not None and link.body_has_come:  # mostly; a deadline costs more than all of this
-        return await _read_parts(receive, limit)
+    if link is not None and (body := link.rest_of_body()) is not None:
+        # Mostly: a deadline costs more than all of this. An answer has its own checkpoint.
+        if len(body) > limit:
+            raise too_large(limit)
+        return bytes(body)
     with trio.move_on_after(timeout_s):
-        return await _read_parts(receive, limit)
+        body = await _read_parts(receive, limit)
+        await recheck(scope)
+        return body
     raise RequestTimeout("The body did not come in time")
 
 

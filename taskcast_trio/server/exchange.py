@@ -365,10 +365,15 @@ class Exchange:
         parts.append(b"\r\n")
         return b"".join(parts)
 
-    @property
-    def body_has_come(self) -> bool:
-        """Whether all of the body is here, so that receiving it does not wait."""
-        return self._request.complete
+    def rest_of_body(self) -> bytes | None:
+        """What is left of the body, in place of receiving it; None where some has yet to come."""
+        request = self._request
+        if not request.complete or self._told_end:
+            return None
+        self._told_end = True
+        body = b"".join(request.body)
+        request.body.clear()
+        return body
 
     # The link that a stream may take (see sse.Link)
 

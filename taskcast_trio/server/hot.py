@@ -139,6 +139,8 @@ class HotRoutes:
         status = await self._engine.finished(task_id, how)
         if status is not None:
             return Answer(204, headers=[(b"taskcast-status", status.encode())])
+        if not caller.open:
+            how = replace(how, visible=partial(visible, caller, "followTask"))
         limit = self._limits.task_subscribers
         if self._engine.fanout.subscribers(task_id) >= limit:
             raise RateLimited(f"Task {task_id} has {limit} subscribers, as many as it may have")

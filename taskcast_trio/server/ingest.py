@@ -6,7 +6,9 @@ held, and nothing more is received while events are being stored, so that TCP sl
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -20,6 +22,7 @@ from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
 from taskcast_trio.core.model import Draft, Wire
 from taskcast_trio.engine import Runtime, TaskEngine
 from taskcast_trio.server.auth.admission import Admission
+from taskcast_trio.server.auth.permit import permit_task
 from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.openapi_shapes import Ingested
 from taskcast_trio.server.plain import Answer, error_answer, field_of, json_answer
@@ -63,7 +66,8 @@ async def ingest(
             "after an error go on behind the events that were accepted"
         )
     await check_open(runtime.engine, task_id)
-    body = _Body(runtime.engine, task_id, runtime.config.limits)
+    permit = partial(permit_task, runtime.engine, scope, "publishEvents", task_id)
+    body = _Body(runtime.engine, task_id, runtime.config.limits, permit)
     patient = PatientReceive(receive, runtime.drain, admission, patience_s=STALL_S)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patient.watch)
@@ -87,9 +91,16 @@ class _Stopped(Wire, frozen=True, kw_only=True):
 class _Body:
     """One body on its way into a task's log."""
 
-    def __init__(self, engine: TaskEngine, task_id: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        engine: TaskEngine,
+        task_id: str,
+        limits: Limits,
+        permit: Callable[[], Awaitable[object]],
+    ) -> None:
         self._engine = engine
         self._task_id = task_id
+        self._permit = permit
         self._line_bytes = min(limits.body_bytes, MAX_LINE_BYTES)
         self._depth = limits.json_depth
         self._group_events = min(limits.batch_events, GROUP_EVENTS)
@@ -144,6 +155,7 @@ class _Body:
             group = lines[start : start + self._group_events]
             drafts, bad = self._parse(group, plain=plain)
             if drafts:
+                await self._permit()  # again: the task may be another one by now
                 entries = await self._engine.publish(self._task_id, drafts)
                 self._accepted += len(entries)
                 self._first = entries[0].index if self._first is UNSET else self._first

@@ -69,6 +69,7 @@ class Publisher:
 
     def __init__(self, runtime: Runtime, admissions: Admissions, task_id: str, send: Send) -> None:
         self._admissions = admissions
+        self._scope: Scope = {}
         self._engine = runtime.engine
         self._limits = runtime.config.limits
         self._drain = runtime.drain
@@ -81,6 +82,7 @@ class Publisher:
         A task that is unknown or has ended, and a drain, are told by an HTTP answer in place of
         the handshake.
         """
+        self._scope = scope
         await receive()  # websocket.connect
         try:
             if self._drain.is_set():
@@ -136,6 +138,8 @@ class Publisher:
                 f"The message is over the limit of {self._limits.body_bytes} bytes"
             )
         drafts = batch_of(await read_drafts(body, self._limits))
+        # Again: the task may be another one by now.
+        await permit_task(self._engine, self._scope, "publishSocket", self._task_id)
         entries = await self._engine.publish(self._task_id, drafts)
         if not entries:
             return _Ack(ok=True)

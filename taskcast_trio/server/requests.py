@@ -15,9 +15,10 @@ from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.engine import TaskEngine
 
 from .auth import permit
+from .auth.gate import caller_of, recheck
 from .bodies import parse_body
 from .query import Query
-from .target import Scope
+from .target import Scope, local_path
 
 IMPORT_TIMEOUT_S: Final = 600
 """For 64 MiB over a slow line: about 1 Mbit/s."""
@@ -27,18 +28,22 @@ def request_class(limits: Limits) -> type[TrioRequest]:
     """A request whose body limit depends on its route: an import may be larger."""
 
     class LimitedRequest(TrioRequest):
-        def __init__(self, method: str, scheme: str, path: str, *args: Any, **options: Any) -> None:
+        def __init__(self, *args: Any, scope: Scope, **options: Any) -> None:
             options["max_content_length"] = limits.body_bytes
-            if path == "/tasks/import":
+            is_import = local_path(scope) == "/tasks/import"
+            if is_import and caller_of(scope).has("task:manage"):
                 options["max_content_length"] = limits.import_bytes
-                options["body_timeout"] = max(IMPORT_TIMEOUT_S, options.get("body_timeout", 0))
-            super().__init__(method, scheme, path, *args, **options)
+                options["body_timeout"] = max(options.get("body_timeout") or 0, IMPORT_TIMEOUT_S)
+            super().__init__(*args, **{**options, "scope": scope})
+            self.body_limit: int = options["max_content_length"]
 
     return LimitedRequest
 
 
-async def read_body(type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> Any:
-    """The body, decoded and checked; see :func:`parse_body`.
+async def read_body(
+    type_: Any, limits: Limits, *, wrapped_levels: int = 0, empty: bytes = b""
+) -> Any:
+    """The body, or ``empty`` in place of none, decoded and checked; see :func:`parse_body`.
 
     Raises:
         BadRequest: it is not what ``type_`` describes.
@@ -46,7 +51,14 @@ async def read_body(type_: Any, limits: Limits, *, wrapped_levels: int = 0) -> A
         werkzeug.exceptions.RequestTimeout: it did not come in time.
     """
     body: bytes = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return await parse_body(body, type_, limits, wrapped_levels=wrapped_levels)
+    await recheck(_scope())
+    return await parse_body(body or empty, type_, limits, wrapped_levels=wrapped_levels)
+
+
+def body_limit() -> int:
+    """The most bytes that the body of the request in progress may have."""
+    limit: int = request.body_limit  # type: ignore[attr-defined]  # see request_class
+    return limit
 
 
 def query(declared: frozenset[str]) -> Query:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from functools import partial
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
+from uuid import uuid4
 
 import msgspec
 from msgspec import UNSET
@@ -22,10 +23,13 @@ from taskcast_trio.engine import Runtime
 
 from . import answers
 from .auth.admission import Admissions
+from .auth.gate import limit_key
+from .auth.limits import RateLimiter
 from .auth.revocation import Revocations, RevokeRequest, concerns
 from .auth.tickets import TicketRequest, Tickets
 from .auth.tokens import JwtVerifier
 from .requests import Permits, read_body
+from .target import Scope
 
 DEFAULT_LIFE_S: Final = 86_400
 
@@ -73,12 +77,14 @@ def register(
 ) -> None:
     config, clock_ms = runtime.config, runtime.engine.clock
     permits = Permits(runtime.engine)
+    limiter = RateLimiter(config.limits.tickets_per_second)
     admin = Admin(config.admin_token, on=config.admin_api)
 
     @app.post("/tickets")
     async def create_ticket() -> Response:
-        wanted: TicketRequest = await read_body(TicketRequest, config.limits)
+        wanted: TicketRequest = await read_body(TicketRequest, config.limits, empty=b"{}")
         caller = permits.route("createTicket")
+        limiter.check(limit_key(cast(Scope, request.scope)))
         return answers.json(await tickets.issue(caller, wanted), HTTPStatus.CREATED)
 
     @app.post("/admin/token")
@@ -125,6 +131,7 @@ def _claims(body: Mapping[str, Any], now_ms: int) -> dict[str, Any]:
     now_s = now_ms // 1000
     return {
         "sub": "admin",
+        "jti": uuid4().hex,
         "scope": scopes,
         "taskIds": "*",
         "iat": now_s,

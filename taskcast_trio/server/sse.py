@@ -14,7 +14,7 @@ import trio
 from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import Draining, Unauthorized
+from taskcast_trio.core.errors import Draining, Forbidden, Unauthorized
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
 from taskcast_trio.engine.items import Item, Pumped, Run
 from taskcast_trio.server.auth.admission import Admission
@@ -57,7 +57,7 @@ def _retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
 
 
-def _farewell(refusal: Unauthorized) -> bytes:
+def _farewell(refusal: Unauthorized | Forbidden) -> bytes:
     """Tells why the stream ends, so that the client comes back with other credentials."""
     return b"event: taskcast.error\ndata: %b\n\n" % msgspec.json.encode({"code": refusal.code})
 
@@ -179,6 +179,9 @@ class Stream(ABC):
             except Draining:
                 self._ended = True
                 blocks = [_goodbye(self._pace.retry_ms)]
+            except Forbidden as refusal:
+                self._ended = True
+                blocks = [_farewell(refusal)]
             self._chunks = self._expiry() or chunks(blocks)
         return chunk
 
@@ -248,9 +251,11 @@ class TaskStream(Stream):
                 elif not await self._push_live(link):
                     return False
         except Draining:
-            goodbye = _goodbye(self._pace.retry_ms)
-            await send({"type": "http.response.body", "body": goodbye, "more_body": True})
-            return True
+            last = _goodbye(self._pace.retry_ms)
+        except Forbidden as refusal:
+            last = _farewell(refusal)
+        await send({"type": "http.response.body", "body": last, "more_body": True})
+        return True
 
     async def _push_live(self, link: Link) -> bool:
         """Push until something must be sent in the ordinary way; False where the peer left."""

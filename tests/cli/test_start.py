@@ -74,11 +74,12 @@ def test_every_key_that_one_text_can_give_is_a_flag(
         assert (key.flag in text) == (path not in {"trustedServices", "cleanup.rules"}), path
     assert "--config" in main_part
     assert "--sse-retry-ms" in generated
-    args = ["--sse-retry-ms", "7", "--no-http2", "--admin-api", "--cors-origins", "a,b", "-v"]
+    args = ["--sse-retry-ms", "7", "--no-http2", "--admin-api", "-v"]
+    args += ["--cors-origins", "http://a,http://b"]
     assert runner.invoke(main, args).exit_code == 0
     config = started[0].config
     assert (config.sse.retry_ms, config.admin_api, config.log_level) == (7, True, "debug")
-    assert (config.cors.origins, config.server.http2) == (("a", "b"), False)
+    assert (config.cors.origins, config.server.http2) == (("http://a", "http://b"), False)
     assert started[0].sources["server.http2"] == "--server-http2"
 
 

@@ -172,6 +172,18 @@ def test_a_json_file_means_what_the_yaml_file_means(place: Place) -> None:
             "trustedServices: [{name: a, key: b}, {name: a, key: c}]",
             "trustedServices: two services have one name",
         ),
+        (
+            'trustedServices: [{name: a, key: "b "}]',
+            "trustedServices: a key that no header can carry: visible ASCII is needed",
+        ),
+        *(
+            (
+                f"cors: {{origins: ['{origin}']}}",
+                'cors.origins: expected "*" or origins like https://app.example, without a path',
+            )
+            for origin in ("https://app.example/", "app.example", "https://a b", "")
+        ),
+        ('cors: {headers: ["a\\r\\nb"]}', "cors.headers: expected names of header fields"),
         ("cors: {origins: a}", "cors.origins: expected a list of texts"),
         (
             "cors: {origins: ['*'], credentials: true}",
@@ -275,11 +287,11 @@ def test_a_mistake_in_a_flag_names_the_flag(place: Place) -> None:
 
 def test_unknown_and_empty_variables_are_warnings(place: Place) -> None:
     loaded = place.load(
-        "adminToken: ${TASKCAST_MY_OWN}",
+        'host: "${TASKCAST_MY_OWN}"',
         {
             "TASKCAST_PROT": "1",
             "TASKCAST_HOST": "",
-            "TASKCAST_MY_OWN": "x",
+            "TASKCAST_MY_OWN": "taskcast",
             "TASKCAST_URL": "http://x",
             "TASKCAST_TOKEN": "x",
             "TASKCAST_TEST_ANYTHING": "x",
@@ -300,9 +312,20 @@ def test_variables_in_texts_are_replaced_and_parsed_by_the_type_of_the_key(place
     auth: {jwt: {secret: "${A}-${B}", issuer: "$${A} ${EMPTY}$A"}}
     trustedServices: [{name: n, key: "${A}"}]
     """
-    env = {"PORT": "4000", "ON": "yes", "ORIGINS": "a, b", "A": "x", "B": "${A}", "EMPTY": ""}
+    env = {
+        "PORT": "4000",
+        "ON": "yes",
+        "ORIGINS": "http://a, http://b",
+        "A": "x",
+        "B": "${A}",
+        "EMPTY": "",
+    }
     config = place.load(file, env).config
-    assert (config.port, config.admin_api, config.cors.origins) == (4000, True, ("a", "b"))
+    assert (config.port, config.admin_api, config.cors.origins) == (
+        4000,
+        True,
+        ("http://a", "http://b"),
+    )
     assert config.auth.jwt.secret is not None
     assert config.auth.jwt.secret.reveal() == "x-${A}"  # what a variable holds is not read again
     assert config.auth.jwt.issuer == "${A} $A"
@@ -378,3 +401,20 @@ def test_what_is_not_there_yet_is_refused_in_one_line(place: Place, file: str, l
     with pytest.raises(ConfigError) as caught:
         require_available(loaded.config)
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("adminToken: x", "adminToken has no effect without adminApi"),
+        ("{adminApi: true, adminToken: x}", "adminToken has less than 16 characters"),
+        (
+            "trustedServices: [{name: a, key: b}]",
+            "trustedServices: a key of less than 16 characters: a",
+        ),
+        ("auth: {jwt: {secret: x}}", 'auth.jwt has no effect: auth.mode is "none"'),
+        ("auth: {mode: custom}", "auth.custom names no callable: everybody is refused"),
+    ],
+)
+def test_what_is_probably_a_mistake_is_a_warning(place: Place, file: str, advice: str) -> None:
+    assert place.load(file).warnings == (advice,)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
-from taskcast_trio.core.access import NOBODY, OPEN, Caller, check_rules, exported, shown
+from taskcast_trio.core.access import (
+    MAX_RULES_BYTES,
+    NOBODY,
+    OPEN,
+    Caller,
+    check_rules,
+    exported,
+    shown,
+)
 from taskcast_trio.core.errors import BadRequest, Forbidden
 from taskcast_trio.core.model import Task
 
@@ -313,11 +321,29 @@ def test_what_is_not_the_secret_is_kept_byte_for_byte(parts: list[tuple[str, str
 
 
 def test_rules_are_shown_to_who_may_manage_the_task_only() -> None:
-    subject = task(one_rule({"sub": ["ann"]}))
+    rule = {"match": {"scope": ["event:publish"]}, "require": {"sub": ["ann"]}}
+    subject = task({"rules": [rule]})
     for caller in (MANAGER, of("*"), OPEN):
         assert shown(subject, caller).auth_config == subject.auth_config
     for caller in (NOBODY, READER, of("task:create", "event:publish")):
         assert shown(subject, caller).auth_config is UNSET
+
+
+def test_who_is_denied_to_manage_a_task_by_its_rules_sees_neither_rules_nor_secrets() -> None:
+    rule = {"match": {"scope": ["task:manage"]}, "require": {"sub": ["ann"]}}
+    subject = task({"rules": [rule]}, webhooks=[Raw(b'{"secret":"s"}')])
+    for view in (shown, exported):
+        seen = view(subject, of("*"))
+        assert seen.auth_config is UNSET
+        assert seen.webhooks == [Raw(b"{}")]
+
+
+def test_rules_that_are_too_long_to_judge_allow_nothing_and_are_refused_at_first() -> None:
+    long = {"rules": [], "note": "x" * MAX_RULES_BYTES}
+    assert not of("*").may("event:publish", task(long))
+    assert OPEN.may("event:publish", task(long))
+    with pytest.raises(BadRequest, match=r"at most 16384 bytes - at `\$\.authConfig`"):
+        check_rules(task(long).auth_config)
 
 
 def test_the_task_itself_is_not_changed_by_being_shown() -> None:

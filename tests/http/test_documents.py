@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,12 @@ from typing import Any
 import httpx
 import pytest
 import trio
+
+from taskcast_trio.config import Config, Secret
+from taskcast_trio.config.schema import Auth, Jwt
+from taskcast_trio.core.model import CreateTask, Transition
+
+from .conftest import start_server
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -60,6 +67,23 @@ async def test_a_stream_is_published_line_by_line(server: Any) -> None:
     )
     answer = done.stdout.decode().splitlines()[-1]
     assert json.loads(answer) == {"accepted": 3, "firstIndex": 0, "lastIndex": 2}
+
+
+async def test_a_token_a_ticket_and_a_stream_are_three_lines() -> None:
+    (script,) = [block for block in blocks("sh") if "/admin/token" in block]
+    admin_token = "the admin token of this test"
+    auth = Auth(mode="jwt", jwt=Jwt(secret=Secret("a secret of thirty-two bytes or more")))
+    config = Config(auth=auth, admin_api=True, admin_token=Secret(admin_token))
+    async with start_server(config) as server:
+        await server.runtime.engine.create(CreateTask(id="answer-3"))
+        await server.runtime.engine.transition("answer-3", Transition(status="cancelled"))
+        done = await trio.run_process(
+            ["bash", "-c", "set -e\n" + script],
+            env={**os.environ, "SERVER": server.url, "ADMIN_TOKEN": admin_token},
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+    assert b"event: taskcast.done" in done.stdout
 
 
 async def test_the_example_of_a_web_page_follows_with_tickets() -> None:

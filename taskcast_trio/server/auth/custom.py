@@ -12,16 +12,18 @@ of its own; whatever else it raises is its own fault, and the caller may come ag
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from functools import reduce
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import structlog
 import trio
-from msgspec import Struct
+from msgspec import Struct, ValidationError, convert, structs
 
 from taskcast_trio.config.errors import ConfigError
 from taskcast_trio.core.access import Caller
@@ -104,12 +106,26 @@ async def ask(authenticate: Authenticate, request: AuthRequest, timeout_s: float
             raise _unavailable() from None
         if found is None:
             raise Unauthorized("The caller is not known")
-        if isinstance(found, Caller):
+        if isinstance(found, Caller) and _is_sound(found):
             return found
-        log.error("custom authentication returned no Caller", returned=type(found).__name__)
+        log.error("custom authentication returned no sound Caller", returned=type(found).__name__)
         raise _unavailable()
     log.error("custom authentication took too long", timeout_s=timeout_s)
     raise _unavailable()
+
+
+def _is_sound(caller: Caller) -> bool:
+    """Whether its fields are what their types say, and its claims can be written as JSON.
+
+    A text in place of a set, say, would be searched for parts of it.
+    """
+    try:
+        convert(structs.asdict(caller), Caller)
+        json.dumps(dict(caller.claims))
+    except (ValidationError, TypeError, ValueError, RecursionError):
+        return False
+    times = (caller.issued_at, caller.expires_at)
+    return all(time is None or isfinite(time) for time in times)
 
 
 def _unavailable() -> AuthUnavailable:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_address
 from typing import Final
 
 from taskcast_trio.core.access import NOBODY, OPEN, Caller
-from taskcast_trio.core.errors import TaskcastError, Unauthorized
+from taskcast_trio.core.errors import Forbidden, TaskcastError, TokenExpired, Unauthorized
 from taskcast_trio.server.plain import field_of, refuse
 from taskcast_trio.server.query import Query
 from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, local_path
@@ -20,6 +20,7 @@ from .tickets import Tickets
 
 CALLER: Final = "taskcast.caller"
 """Where the caller stands in the ASGI scope."""
+_RECHECK: Final = "taskcast.recheck"
 PROTECTED: Final = ("/tasks", "/events", "/workers", "/tickets")
 SERVICE_KEY: Final = b"x-taskcast-service-key"
 _FORWARDED: Final = frozenset({b"forwarded", b"x-forwarded-for", b"x-real-ip"})
@@ -30,6 +31,17 @@ def caller_of(scope: Scope) -> Caller:
     """Who the request comes from; nobody where the gate has not said."""
     caller: Caller = scope.get(CALLER, NOBODY)
     return caller
+
+
+async def recheck(scope: Scope) -> None:
+    """Look at the caller's token again, after a wait: it may have ended meanwhile.
+
+    Raises:
+        Unauthorized: it has expired, or was revoked.
+    """
+    again: Callable[[Caller], Awaitable[None]] | None = scope.get(_RECHECK)
+    if again is not None:
+        await again(caller_of(scope))
 
 
 def address_of(scope: Scope) -> str | None:
@@ -45,7 +57,14 @@ def limit_key(scope: Scope) -> str:
 class Authenticator:
     """Finds the caller of a request."""
 
-    def __init__(self, methods: Methods, tickets: Tickets, revocations: Revocations) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        tickets: Tickets,
+        revocations: Revocations,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._clock_ms = clock_ms
         self._methods = methods
         self._tickets = tickets
         self._revocations = revocations
@@ -68,6 +87,8 @@ class Authenticator:
             caller = await self._tickets.redeem(ticket)
             if caller.open and methods.authenticate is None:
                 raise Unauthorized("The ticket was made by a server that asks for nothing")
+        elif authorization is None and _has_ticket(scope):
+            raise Unauthorized("A ticket opens streams only")
         elif methods.verifier is not None:
             caller = await methods.verifier.verify(_bearer(authorization))
         elif methods.authenticate is not None:
@@ -77,17 +98,36 @@ class Authenticator:
         await self._revocations.check(caller)
         return caller
 
+    async def check(self, caller: Caller) -> None:
+        """Refuse a caller whose token has expired since, or was revoked.
+
+        Raises:
+            Unauthorized: so it is.
+        """
+        expires_at, leeway_s = caller.expires_at, self._methods.leeway_s
+        if expires_at is not None and (expires_at + leeway_s) * 1000 <= self._clock_ms():
+            raise TokenExpired("The token has expired")
+        await self._revocations.check(caller)
+
 
 class Gate:
     """ASGI middleware; see the module. What it lets pass carries its caller in the scope."""
 
     def __init__(
-        self, app: ASGIApp, methods: Methods, authenticator: Authenticator, limiter: RateLimiter
+        self,
+        app: ASGIApp,
+        methods: Methods,
+        authenticator: Authenticator,
+        limiter: RateLimiter,
+        *,
+        origins: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._limiter = limiter
         self._asks = methods.asks
+        self._is_custom = methods.authenticate is not None
+        self._origins = frozenset(origin.encode() for origin in origins)
         self._needs_token = methods.needs_token
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -111,7 +151,10 @@ class Gate:
         scope[CALLER] = NOBODY
         try:
             try:
+                if self._is_custom:
+                    self._check_origin(scope)
                 scope[CALLER] = await self._authenticator.identify(scope)
+                scope[_RECHECK] = self._authenticator.check
             finally:
                 # Also of who fails: guessing is a request like any other, by its address.
                 self._limiter.check(limit_key(scope))
@@ -119,6 +162,19 @@ class Gate:
             await refuse(scope, receive, send, refusal)
             return
         await self._app(scope, receive, send)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Refuse what another site makes a browser do: it may send along what `custom` looks at.
+
+        Raises:
+            Forbidden: the Origin is neither this host nor one of ``cors.origins``.
+        """
+        origin = field_of(scope, b"origin")
+        is_safe = scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")
+        if origin is None or is_safe or origin in self._origins or b"*" in self._origins:
+            return
+        if origin.partition(b"://")[2] != field_of(scope, b"host"):
+            raise Forbidden("This Origin is neither the server's own nor one of cors.origins")
 
     def _is_protected(self, path: str, scope: Scope) -> bool:
         if path == "/metrics":
@@ -146,11 +202,15 @@ def _bearer(authorization: bytes | None) -> str:
     return token.decode()
 
 
+def _has_ticket(scope: Scope) -> bool:
+    return scope["query_string"].startswith(b"ticket=") or b"&ticket=" in scope["query_string"]
+
+
 def _ticket(scope: Scope) -> str | None:
     """The ticket in the query of a stream; nowhere else is one looked at."""
     if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
         return None
-    if b"ticket=" not in scope["query_string"]:
+    if not _has_ticket(scope):
         return None
     parts = local_path(scope).split("/")
     if parts != ["", "events"] and (len(parts) != 4 or parts[1] + parts[3] != "tasksevents"):

@@ -22,6 +22,8 @@ class Methods:
     authenticate: Authenticate | None = None
     timeout_s: float = 10.0
     """For ``authenticate``."""
+    leeway_s: float = 0.0
+    """After the expiry of a token."""
 
     @property
     def asks(self) -> bool:
@@ -57,4 +59,5 @@ def methods(
         verifier,
         authenticate,
         auth.custom_timeout_seconds,
+        auth.jwt.leeway_seconds,
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
-from typing import Final
-
-from msgspec import json
+from typing import Any, Final
 
 from taskcast_trio.core import validate
 from taskcast_trio.core.access import Caller
@@ -18,6 +17,7 @@ from .gate import caller_of
 
 SCOPES: Final = {route.name: route.scope for route in ROUTES if route.scope is not None}
 """By the name of the route."""
+_PASSING: Final = frozenset({"iat", "exp", "nbf", "jti"})
 
 
 def permit(scope: Scope, route: str, task_id: str | None = None) -> Caller:
@@ -53,8 +53,12 @@ def idempotency_key(key: str, caller: Caller) -> str:
     key = validate.idempotency_key(key)
     if caller.open:
         return key
-    owner = json.encode([caller.service, caller.jti if caller.sub is None else caller.sub])
-    return f"{blake2b(owner, digest_size=16).hexdigest()}:{key}"
+    owner: list[Any] = [caller.service, caller.sub]
+    if caller.service is None and caller.sub is None:  # what stays when such a token is renewed
+        lasting = caller.claims.keys() - _PASSING
+        owner.append({name: caller.claims[name] for name in sorted(lasting)})
+    text = json.dumps(owner, sort_keys=True).encode()
+    return f"{blake2b(text, digest_size=16).hexdigest()}:{key}"
 
 
 def visible(caller: Caller, route: str, task: Task) -> bool:

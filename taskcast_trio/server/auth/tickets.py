@@ -30,6 +30,7 @@ from taskcast_trio.storage.protocols import NoteStore
 MAX_TTL_S: Final = 300
 DEFAULT_TTL_S: Final = 60
 MAX_TASK_IDS: Final = 100
+MAX_NOTE_BYTES: Final = 8 * 1024
 SCOPE: Final = "event:subscribe"
 
 _RANDOM_BYTES: Final = 32
@@ -102,6 +103,8 @@ class Tickets:
         expires_ms = ceil(end_ms)
         text = f"tkt_{_base64url(self._random_bytes(_RANDOM_BYTES))}"
         value = _packed(caller, task_ids, single_use=request.single_use)
+        if len(value) > MAX_NOTE_BYTES:
+            raise BadRequest("The ticket would hold too much: name fewer tasks, or shorter claims")
         await self._notes.put_note(_key(text), value, expires_ms=expires_ms, now_ms=now_ms)
         return Ticket(ticket=text, expires_at=-(-expires_ms // 1000))
 
