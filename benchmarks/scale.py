@@ -67,6 +67,7 @@ class Unit(Enum):
     SECONDS = "s"
     MS = "ms"
     KIB = "KiB"
+    MIB = "MiB"
     TIMES = "times"
 
     @property
@@ -92,6 +93,7 @@ def rows(scale: Scale) -> list[Row]:
     """Every row of the table at a scale, in order."""
     crowd, idle = f"{scale.crowd:,}", f"{scale.idle_streams:,}"
     low, *_, high = scale.pieces
+    replayed = scale.replays[-1]
     found = [
         Row("single", "single", "single publish", Unit.REQUESTS, 4.5),
         Row("batch", "batch", "publish in batches of 100", Unit.EVENTS, 30),
@@ -132,4 +134,14 @@ def rows(scale: Scale) -> list[Row]:
         ),
         Row("idle", "connects", f"{idle} connects", Unit.SECONDS, 3.0 if whole else None),
         Row("idle", "idle-memory", f"memory per idle stream, of {idle}", Unit.KIB, 15),
+        Row("sqlite", "sqlite-single", "sqlite: single publish", Unit.REQUESTS),
+        Row("sqlite", "sqlite-batch", "sqlite: publish in batches of 100", Unit.EVENTS),
+        Row(
+            "sqlite",
+            "sqlite-normal-single",
+            "sqlite, synchronous normal: single publish",
+            Unit.REQUESTS,
+        ),
+        Row("sqlite", "sqlite-replay", f"sqlite: SSE replay of {replayed:,} events", Unit.EVENTS),
+        Row("sqlite", "sqlite-replay-memory", "sqlite: memory that replay takes", Unit.MIB),
     ]

@@ -64,12 +64,16 @@ def bare() -> Iterator[Server]:
 
 
 @contextmanager
-def ours() -> Iterator[Server]:
-    """The server as it is started without any configuration; its log goes to the null device."""
+def ours(storage: str = "memory", *options: str) -> Iterator[Server]:
+    """The server as it is started without any configuration; its log goes to the null device.
+
+    A database is a new file in the folder for temporary ones.
+    """
     with tempfile.TemporaryDirectory() as directory:
-        empty = Path(directory, "empty.json")
+        empty, database = Path(directory, "empty.json"), Path(directory, "new.db")
         empty.write_text("{}")
-        with _running("taskcast_trio", "start", "-p", "{port}", "-c", str(empty)) as server:
+        command = ["taskcast_trio", "start", "-p", "{port}", "-c", str(empty), "-s", storage]
+        with _running(*command, "--db-path", str(database), *options) as server:
             yield server
 
 

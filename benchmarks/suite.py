@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import machine, servers
 from .connection import Connection, Refused, packet
@@ -209,6 +209,40 @@ def idle(bench: Bench) -> Results:
     return results
 
 
+def sqlite(bench: Bench) -> Results:
+    """Publishes that are answered after their fsync, and a replay off the file.
+
+    The replay's memory is what the server grows by while one reader takes all of a log.
+    """
+    results = Results()
+    count = bench.scale.replays[-1]
+    with servers.ours("sqlite") as server:
+        durable = replace(bench, server=server)
+        with server.task() as path:
+            _rate(durable, results, "sqlite-single", path, ONE, 1)
+        with server.task() as path:
+            _rate(durable, results, "sqlite-batch", path, HUNDRED, 100)
+    with servers.ours("sqlite", "--sqlite-synchronous", "normal") as server, server.task() as path:
+        _rate(replace(bench, server=server), results, "sqlite-normal-single", path, ONE, 1)
+    with servers.ours("sqlite") as server, server.task() as path:
+        request = packet("POST", path, HUNDRED)
+        with Connection(server.port) as publisher:
+            for _ in range(count // 100):
+                publisher.exchange(request)
+        server.settle()
+        before = machine.resident_kib(server.pid)
+        watch = Stopwatch(server)
+        with following(server, path, 1, count) as readers:
+            watch.started, _ = readers.live()
+            watch.read(results, "sqlite-replay", count, readers.mark())
+        after = machine.resident_kib(server.pid)
+        if before is None or after is None:
+            results.notes["sqlite-replay-memory"] = "not measured: needs /proc"
+        else:
+            results.figures["sqlite-replay-memory"] = (after - before) / 1024
+    return results
+
+
 @contextmanager
 def _fresh() -> Iterator[Server]:
     with servers.ours() as server:
@@ -228,4 +262,5 @@ BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
     "latency": latency,
     "accumulate": accumulate,
     "idle": idle,
+    "sqlite": sqlite,
 }

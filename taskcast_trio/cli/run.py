@@ -30,6 +30,7 @@ from taskcast_trio.server.serve import (
     run_until_signal,
     serve,
 )
+from taskcast_trio.storage.protocols import StoreRefused
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -41,8 +42,6 @@ WATCHDOG_MARGIN_S: Final = 10.0
 """How long after the grace period a process that has not ended is ended without ceremony."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-_SURVIVES: Final = {"memory": "memory (nothing survives a restart)"}
-
 log = structlog.get_logger(__name__)
 
 
@@ -76,7 +75,7 @@ def run(loaded: Loaded) -> int:
                 lambda urls: click.echo(banner(loaded, urls, new_admin_token)),
                 at_end,
             )
-    except* CannotListen as group:
+    except* (CannotListen, StoreRefused) as group:
         click.echo(f"Error: {_first(group)}", err=True)
     except* Exception as group:
         log.critical("crashed", exc_info=group)
@@ -185,7 +184,7 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
     auth = "none (no token is asked for)" if config.auth.mode == "none" else config.auth.mode
     lines = [
         ("listening", ", ".join(urls)),
-        ("storage", _SURVIVES.get(config.storage, config.storage)),
+        ("storage", _storage(config)),
         ("auth", auth),
         ("config", str(loaded.file or "no file")),
         ("docs", f"{here}/docs"),
@@ -199,6 +198,13 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
     return "\n".join([f"taskcast-trio {__version__}", *(f"  {k:<11}{v}" for k, v in lines)])
 
 
+def _storage(config: Config) -> str:
+    if config.storage != "sqlite":
+        return "memory (nothing survives a restart)"
+    survives = "power loss" if config.sqlite.synchronous == "full" else "kill -9"
+    return f"sqlite, {config.db_path} (what was acknowledged survives {survives})"
+
+
 def _explain(error: Exception, host: str, port: int) -> str:
     if isinstance(error, OSError):
         if error.errno == errno.EADDRINUSE:
@@ -208,7 +214,7 @@ def _explain(error: Exception, host: str, port: int) -> str:
     return f"cannot start: {error}"
 
 
-def _first(group: BaseExceptionGroup[CannotListen]) -> BaseException:
+def _first(group: BaseExceptionGroup[CannotListen | StoreRefused]) -> BaseException:
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

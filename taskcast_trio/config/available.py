@@ -7,7 +7,7 @@ from typing import Final
 from taskcast_trio.config.errors import ConfigError
 from taskcast_trio.config.schema import Config
 
-STORAGES: Final = frozenset({"memory"})
+STORAGES: Final = frozenset({"memory", "sqlite"})
 LONG_TERM_STORES: Final[frozenset[str]] = frozenset()
 AUTH_MODES: Final = frozenset({"none", "jwt", "custom"})
 

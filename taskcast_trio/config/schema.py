@@ -104,6 +104,12 @@ class Redis(Section, frozen=True):
     prefix: str = "taskcast"
 
 
+class Sqlite(Section, frozen=True):
+    synchronous: Literal["full", "normal"] = "full"
+    """When a step is answered: full, after its fsync, so that it survives the loss of power;
+    normal, before, so that it survives the death of the process only."""
+
+
 class Postgres(Section, frozen=True):
     url: SecretUrl | None = None
     max_connections: Count = 10
@@ -213,6 +219,7 @@ class Config(Section, frozen=True):
     adapters: Adapters = Adapters()
     redis: Redis = Redis()
     postgres: Postgres = Postgres()
+    sqlite: Sqlite = Sqlite()
     storage_lifecycle: StorageLifecycle = StorageLifecycle()
     cleanup: Cleanup = Cleanup()
     webhook: Webhook = Webhook()

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import trio
 
 from taskcast_trio.config import Config
-from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.protocols import Backend, LogLimits
 
+from .backends import open_backend
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
@@ -49,30 +49,26 @@ async def open_runtime(
     Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
-    backend = MemoryBackend()
-    metrics = Metrics()
-    fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
-    engine = TaskEngine(
-        backend.store,
-        fanout,
-        metrics,
-        clock=clock,
-        noise=noise,
-        log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
-    )
-    drain = trio.Event()
-    raised: Exception | None = None
-    async with trio.open_nursery(strict_exception_groups=True) as services:
-        await services.start(fanout.run, name="fan-out")
-        await services.start(backend.broadcast.run, fanout, name="broadcast listener")
-        services.start_soon(_close_on_drain, drain, fanout, name="drain")
-        try:
-            yield Runtime(config, engine, backend, metrics, drain, clock())
-        except Exception as error:
-            raised = error
-        services.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with open_backend(config) as backend:
+        metrics = Metrics()
+        fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+        limits = LogLimits(config.limits.task_events, config.limits.task_bytes)
+        engine = TaskEngine(
+            backend.store, fanout, metrics, clock=clock, noise=noise, log_limits=limits
+        )
+        drain = trio.Event()
+        raised: Exception | None = None
+        async with trio.open_nursery(strict_exception_groups=True) as services:
+            await services.start(fanout.run, name="fan-out")
+            await services.start(backend.broadcast.run, fanout, name="broadcast listener")
+            services.start_soon(_close_on_drain, drain, fanout, name="drain")
+            try:
+                yield Runtime(config, engine, backend, metrics, drain, clock())
+            except Exception as error:
+                raised = error
+            services.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
 
 
 async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:

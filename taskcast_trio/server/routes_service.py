@@ -57,14 +57,15 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
 
     @app.get("/health/detail")
     async def detail() -> Response:
-        adapter = {"provider": runtime.backend.provider, "status": "ok"}
+        store = {"provider": runtime.backend.provider, "status": "ok"}
+        broadcast = {"provider": "memory", "status": "ok"}
         return answers.json(
             {
                 "ok": not runtime.drain.is_set(),
                 **about,
                 "uptime": (runtime.engine.clock() - runtime.started_ms) // 1000,
                 "auth": {"mode": config.auth.mode},
-                "adapters": {"broadcast": adapter, "shortTermStore": adapter},
+                "adapters": {"broadcast": broadcast, "shortTermStore": store},
                 "dependencies": {},
                 "storage": {
                     "releaseReady": False,

@@ -32,6 +32,10 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, Task
 
 
+class StoreRefused(Exception):
+    """The store can't be opened; ``str(error)`` is one line for the one who starts the server."""
+
+
 class TaskRecord(Struct, frozen=True):
     """A task with what the store knows of it. ``revision`` grows with every change of the task
     itself.
@@ -284,16 +288,42 @@ class ShortTermStore(NoteStore, Protocol):
         """How many tasks there are."""
 
 
+class UnwritableRows(Exception):
+    """Some events, or the task itself, can't be held by the long-term store; nothing was written.
+
+    Writing without the events at ``indexes`` works; ``task`` says that the task is at fault.
+    """
+
+    def __init__(self, indexes: Sequence[int], *, task: bool = False) -> None:
+        super().__init__("the task" if task else f"{len(indexes)} events")
+        self.indexes = tuple(indexes)
+        self.task = task
+
+
 class LongTermStore(Protocol):
     """Holds what has been archived; written by cursor, read when the short-term store has the task
     no more.
+
+    ``next_index`` of the records that it gives is that of what is archived. Every step may be
+    repeated without harm. A step that raises StoreUnavailable may have been done.
     """
 
-    async def save(self, record: TaskRecord, entries: Sequence[Entry]) -> None:
+    async def save(
+        self, record: TaskRecord, entries: Sequence[Entry], *, through: int | None = None
+    ) -> bool:
         """Write the task as of its revision and these events; writing the same again changes
         nothing.
 
-        A task row with a higher revision is never overwritten by an older one.
+        ``entries`` go on where the log's archive ends, in the order of the indexes. ``through`` is
+        the index up to which it reaches then, for who leaves events out at the end; without it,
+        that of the last entry. A ``latest`` event removes the one that it replaced. A task with a
+        higher revision is never overwritten by an older one. A log of another epoch is another
+        life of the task, which replaces the one that is there; but False, and nothing written,
+        where the epoch is that of a life that has ended here, or where the task was created before
+        the one that is there and is no import.
+
+        Raises:
+            UnwritableRows: what can't be written; nothing was.
         """
 
     async def archived_index(self, task_id: str, epoch: str) -> int:
@@ -302,11 +332,53 @@ class LongTermStore(Protocol):
     async def load(self, task_id: str) -> TaskRecord | None:
         """The task as archived, or None."""
 
+    async def exists(self, task_id: str) -> bool:
+        """Whether there is such a task."""
+
+    async def list_tasks(
+        self,
+        *,
+        limit: int,
+        statuses: frozenset[str] | None = None,
+        type_: str | None = None,
+        after: tuple[int, str] | None = None,
+    ) -> list[TaskRecord]:
+        """Tasks in the order of ``created_at`` and, where that is equal, of the id.
+
+        Only those that come after the place ``after``, where a task may be or not.
+        """
+
     async def read(self, task_id: str, *, after: int, limit: int) -> Page:
         """As :meth:`ShortTermStore.read`."""
 
-    async def delete(self, task_id: str) -> bool:
-        """Remove the task and its events; False where there was none."""
+    async def read_places(
+        self, task_id: str, *, after_place: int, after_index: int, limit: int
+    ) -> Page:
+        """As :meth:`ShortTermStore.read_places`."""
+
+    async def find(self, task_id: str, event_id: str) -> Entry | None:
+        """As :meth:`ShortTermStore.find`."""
+
+    async def snapshot(self, task_id: str) -> Snapshot:
+        """As :meth:`ShortTermStore.snapshot`."""
+
+    async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
+        """End the epoch of a log where its archive ends: what follows is of ``new_epoch``.
+
+        For who goes on with a log of which only the archive is left. The events stay; writes of the
+        old epoch that come late are refused. Once renewed, the same again changes nothing.
+
+        Raises:
+            TaskNotFound: there is no such task.
+            RevisionConflict: the log has neither epoch: another one has renewed it.
+        """
+
+    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
+        """Remove the task and its events; False where there was none.
+
+        It is gone at once; that its rows are is true when this returns. A later write of the epoch
+        that was archived, or of ``epoch``, is refused.
+        """
 
 
 class Backend(Protocol):

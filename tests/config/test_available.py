@@ -25,7 +25,6 @@ def test_every_mode_that_can_be_configured_is_there() -> None:
     ("config", "line"),
     [
         ({"storage": "redis"}, 'storage "redis" is not available in this version'),
-        ({"storage": "sqlite"}, 'storage "sqlite" is not available in this version'),
         (
             {"postgres": Postgres(url=SecretUrl("postgres://h/d"))},
             'longTermStore "postgres" is not available in this version',

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 
 from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.protocols import Backend, ShortTermStore
+from taskcast_trio.storage.sqlite import open_sqlite
 
 from .support import Announced
 
@@ -22,7 +25,14 @@ async def open_memory() -> AsyncIterator[Backend]:
     yield MemoryBackend()
 
 
-BACKENDS: dict[str, OpenBackend] = {"memory": open_memory}
+@asynccontextmanager
+async def open_sqlite_file() -> AsyncIterator[Backend]:
+    with tempfile.TemporaryDirectory() as directory:
+        async with open_sqlite(Path(directory, "tasks.db"), synchronous="normal") as backend:
+            yield backend
+
+
+BACKENDS: dict[str, OpenBackend] = {"memory": open_memory, "sqlite": open_sqlite_file}
 
 
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))

@@ -1,0 +1,158 @@
+"""The steps of one transaction: what they have come to so far, and what is still to be written.
+
+Steps see each other's work here, before the tables have it. Events, counts and answers to
+idempotency keys are gathered and written together at the end, so many small publishes cost a few
+statements. Nothing of a batch is visible outside until it has been committed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+from msgspec.structs import replace
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import KeyReused
+
+from ..protocols import Commit, Idempotency, TaskRecord
+from . import queries
+from .queries import Head, Tasks
+from .rows import EVENT_COLUMNS, Row, pack_entries, row_of
+
+_ADD_EVENT: Final = (
+    f"INSERT OR REPLACE INTO events (log, {EVENT_COLUMNS})"
+    f" VALUES (?{', ?' * (EVENT_COLUMNS.count(',') + 1)})"
+)
+_ADD_ANSWER: Final = (
+    "INSERT OR REPLACE INTO answers"
+    " (log, key, expires_ms, revision, next_index, fingerprint, entries)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_SET_COUNTS: Final = (
+    "UPDATE logs SET next_index = ?, timestamp = ?, events = ?, bytes = ?, keys_until = ?"
+    " WHERE log = ?"
+)
+_DROP_EXPIRED_ANSWERS: Final = (
+    "DELETE FROM answers WHERE rowid IN"
+    " (SELECT rowid FROM answers WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)"
+)
+
+
+class Batch:
+    """One transaction in the making. A step either raises before it has changed anything here, or
+    is part of it as a whole.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        tasks: Tasks,
+        committed_head: Callable[[str], Head | None],
+    ) -> None:
+        self.connection = connection
+        self.heads: dict[str, Head | None] = {}
+        """What was looked at or changed, by task id; None where there is no such task."""
+        self.commits: list[Commit] = []
+        """What is to be announced, in this order."""
+        self.dropped = False
+        """Whether a log was left to be swept up."""
+        self._tasks = tasks
+        self._committed_head = committed_head
+        self._counts: dict[int, Head] = {}
+        self._rows: dict[tuple[int, int], Row] = {}
+        self._newest: dict[tuple[int, str], tuple[int, int]] = {}
+        self._answers: dict[tuple[int, str], tuple[int, Idempotency, Commit]] = {}
+        self._now_ms = 0
+
+    def head(self, task_id: str) -> Head | None:
+        if task_id in self.heads:
+            return self.heads[task_id]
+        head = self._committed_head(task_id) or queries.head(self.connection, task_id)
+        self.heads[task_id] = head
+        return head
+
+    def newest_of_series(self, log: int, series: str) -> tuple[int, int] | None:
+        """The place of the newest event of the series' value, and the bytes of its data."""
+        known = self._newest.get((log, series))
+        return known or queries.newest_of_series(self.connection, log, series)
+
+    def repeated(self, head: Head, idempotency: Idempotency, now_ms: int) -> Commit | None:
+        """What the key brought before, or None.
+
+        Raises:
+            KeyReused: the key came with another request before.
+        """
+        known = self._answers.get((head.log, idempotency.key))
+        if known is None:
+            return queries.answer(
+                self.connection, self._tasks, head.log, head.record, idempotency, now_ms
+            )
+        expires_ms, first, commit = known
+        if expires_ms <= now_ms:
+            return None
+        if first.fingerprint != idempotency.fingerprint:
+            raise KeyReused(head.record.task.id)
+        return Commit(commit.record, commit.entries, repeated=True)
+
+    def add_entries(
+        self, log: int, entries: list[Entry], newest: dict[str, tuple[int, int]]
+    ) -> None:
+        """Keep the entries to be written; ``newest`` is what they leave of each series."""
+        for entry in entries:
+            self._rows[log, entry.place] = row_of(entry, foreign=False)
+        for series, place in newest.items():
+            self._newest[log, series] = place
+
+    def write_foreign(self, log: int, entries: list[Entry]) -> None:
+        """Write the events of an import at once."""
+        rows = ((log, *row_of(entry, foreign=True)) for entry in entries)
+        self.connection.executemany(_ADD_EVENT, rows)
+
+    def finish(
+        self,
+        head: Head,
+        commit: Commit,
+        idempotency: Idempotency | None = None,
+        now_ms: int = 0,
+    ) -> Commit:
+        """Make ``head`` what the log has come to, announce the commit, and remember its key."""
+        if idempotency is not None:
+            expires_ms = now_ms + idempotency.ttl_ms
+            head = replace(head, keys_until=max(head.keys_until, expires_ms))
+            self._answers[head.log, idempotency.key] = (expires_ms, idempotency, commit)
+            self._now_ms = max(self._now_ms, now_ms)
+        self.heads[commit.record.task.id] = head
+        self._counts[head.log] = head
+        self.commits.append(commit)
+        return commit
+
+    def drop(self, head: Head) -> None:
+        """Leave the log to be swept up."""
+        self.connection.execute("INSERT INTO dropped (log) VALUES (?)", (head.log,))
+        self.dropped = True
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        execute, executemany = self.connection.execute, self.connection.executemany
+        if self._rows:
+            executemany(_ADD_EVENT, ((log, *row) for (log, _), row in self._rows.items()))
+        if self._counts:
+            executemany(_SET_COUNTS, map(_counts, self._counts.values()))
+        if self._answers:
+            execute(_DROP_EXPIRED_ANSWERS, (self._now_ms, 2 * len(self._answers) + 16))
+            executemany(_ADD_ANSWER, (_answer(at, *known) for at, known in self._answers.items()))
+
+
+def _counts(head: Head) -> Row:
+    next_index = head.record.next_index
+    return (next_index, head.timestamp, head.events, head.bytes, head.keys_until, head.log)
+
+
+def _answer(at: tuple[int, str], expires_ms: int, idempotency: Idempotency, commit: Commit) -> Row:
+    record: TaskRecord = commit.record
+    entries = pack_entries([row_of(entry, foreign=False) for entry in commit.entries])
+    return (
+        *at, expires_ms, record.revision, record.next_index, idempotency.fingerprint, entries,
+    )  # fmt: skip

@@ -1,0 +1,329 @@
+"""What is read: each function is one consistent look at the database, within one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from typing import Any, Final
+
+from msgspec import Struct
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import KeyReused, TaskNotFound, no_page_after
+from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.model import Task
+from taskcast_trio.core.series import SeriesValues, fold
+
+from ..protocols import Commit, Idempotency, Page, TaskRecord
+from .recent import Recent
+from .rows import EVENT_COLUMNS, Row, entry_of, unpack_entries, unpack_task
+from .schema import KEEPS_VALUE
+
+_MAX_INTEGER: Final = 2**63 - 1
+_TASKS_BYTES: Final = 32 * 1024 * 1024
+
+
+def weight_of(packed_task: bytes) -> int:
+    """About what the task weighs in memory, in bytes."""
+    return len(packed_task) + 1024
+
+
+class Tasks:
+    """The decoded tasks that were read lately, by log and revision: such a pair never changes."""
+
+    def __init__(self) -> None:
+        self._recent: Recent[tuple[int, int], Task] = Recent(_TASKS_BYTES)
+
+    def get(self, connection: sqlite3.Connection, log: int, revision: int) -> Task | None:
+        """The version, or None where it has been dropped."""
+        task = self._recent.get((log, revision))
+        if task is not None:
+            return task
+        packed = packed_task(connection, log, revision)
+        if packed is None:
+            return None
+        task = unpack_task(packed)
+        self._recent.put((log, revision), task, weight_of(packed))
+        return task
+
+
+class Head(Struct, frozen=True):
+    """What one life of a log has come to; ``weight`` is about its bytes in memory."""
+
+    number: int
+    log: int
+    record: TaskRecord
+    timestamp: int
+    events: int
+    bytes: int
+    keys_until: int
+    weight: int
+
+
+_HEAD: Final = (
+    "SELECT number, log, epoch, revision, imported, next_index, timestamp, events, bytes,"
+    " keys_until, body FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision)"
+    " WHERE id = ?"
+)
+_RECORD: Final = (
+    "SELECT log, epoch, revision, imported, next_index FROM tasks JOIN logs USING (log)"
+    " WHERE id = ?"
+)
+
+
+def head(connection: sqlite3.Connection, task_id: str) -> Head | None:
+    row = connection.execute(_HEAD, (task_id,)).fetchone()
+    if row is None:
+        return None
+    number, log, epoch, revision, imported, next_index, timestamp, events, size, until, body = row
+    return Head(
+        number=number,
+        log=log,
+        record=TaskRecord(unpack_task(body), revision, epoch, next_index, bool(imported)),
+        timestamp=timestamp,
+        events=events,
+        bytes=size,
+        keys_until=until,
+        weight=weight_of(body),
+    )
+
+
+def packed_task(connection: sqlite3.Connection, log: int, revision: int) -> bytes | None:
+    row = connection.execute(
+        "SELECT body FROM versions WHERE log = ? AND revision = ?", (log, revision)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def record(
+    connection: sqlite3.Connection, tasks: Tasks, task_id: str
+) -> tuple[int, TaskRecord] | None:
+    """The number of the task's log and its record."""
+    row = connection.execute(_RECORD, (task_id,)).fetchone()
+    if row is None:
+        return None
+    log, epoch, revision, imported, next_index = row
+    task = tasks.get(connection, log, revision)
+    if task is None:
+        raise sqlite3.DatabaseError(f"log {log} has no version {revision}")
+    return log, TaskRecord(task, revision, epoch, next_index, bool(imported))
+
+
+def get(connection: sqlite3.Connection, tasks: Tasks, task_id: str) -> TaskRecord | None:
+    found = record(connection, tasks, task_id)
+    return found[1] if found else None
+
+
+def _log(connection: sqlite3.Connection, tasks: Tasks, task_id: str) -> tuple[int, TaskRecord]:
+    found = record(connection, tasks, task_id)
+    if found is None:
+        raise TaskNotFound(task_id)
+    return found
+
+
+def list_tasks(
+    connection: sqlite3.Connection,
+    *,
+    statuses: frozenset[str] | None,
+    type_: str | None,
+    after: str | None,
+    limit: int | None,
+) -> list[TaskRecord]:
+    number = -1
+    if after is not None:
+        row = connection.execute("SELECT number FROM tasks WHERE id = ?", (after,)).fetchone()
+        if row is None:
+            raise no_page_after(after)
+        number = row[0]
+    conditions = ["number > ?"]
+    values: list[object] = [number]
+    if statuses is not None:
+        conditions.append(f"status IN ({', '.join('?' * len(statuses))})")
+        values += statuses
+    if type_ is not None:
+        conditions.append("type = ?")
+        values.append(type_)
+    rows = connection.execute(
+        "SELECT epoch, revision, imported, next_index, body"
+        " FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision)"
+        f" WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?",
+        [*values, _MAX_INTEGER if limit is None else limit],
+    )
+    return [
+        TaskRecord(unpack_task(body), revision, epoch, next_index, bool(imported))
+        for epoch, revision, imported, next_index, body in rows
+    ]
+
+
+def count(connection: sqlite3.Connection) -> int:
+    (number,) = connection.execute("SELECT count(*) FROM tasks").fetchone()
+    return int(number)
+
+
+_BY_INDEX: Final = (
+    f"SELECT {EVENT_COLUMNS} FROM events WHERE log = ? AND place > ? AND idx = place"
+    " ORDER BY place LIMIT ?"
+)
+_MOVED_BY_INDEX: Final = (
+    f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_moved"
+    " WHERE log = ? AND idx > ? AND idx <> place ORDER BY idx LIMIT ?"
+)
+_BY_PLACE: Final = (
+    f"SELECT {EVENT_COLUMNS} FROM events WHERE log = ? AND place > ? ORDER BY place LIMIT ?"
+)
+_MOVED_BY_PLACE: Final = (
+    f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_moved"
+    " WHERE log = ? AND idx > ? AND idx <> place AND place > ? AND place <= ?"
+    " ORDER BY place LIMIT ?"
+)
+
+
+def read(
+    connection: sqlite3.Connection, tasks: Tasks, task_id: str, *, after: int, limit: int
+) -> Page:
+    log, found = _log(connection, tasks, task_id)
+    if after >= found.next_index - 1:
+        return Page(found, [], more=False)
+    rows = connection.execute(_BY_INDEX, (log, after, limit + 1)).fetchall()
+    moved = connection.execute(_MOVED_BY_INDEX, (log, after, limit + 1)).fetchall()
+    if moved:
+        rows = sorted(rows + moved, key=itemgetter(1))
+    return _page(found, rows, limit)
+
+
+def read_places(
+    connection: sqlite3.Connection,
+    tasks: Tasks,
+    task_id: str,
+    *,
+    after_place: int,
+    after_index: int,
+    limit: int,
+) -> Page:
+    log, found = _log(connection, tasks, task_id)
+    after_place = min(after_place, found.next_index)
+    after_index = min(after_index, found.next_index)
+    rows: list[Row] = []
+    if after_place < after_index:
+        # Up to there, only what moved can have a higher index.
+        values = (log, after_index, after_place, after_index, limit + 1)
+        rows = connection.execute(_MOVED_BY_PLACE, values).fetchall()
+        after_place = after_index
+    if len(rows) <= limit:
+        rows += connection.execute(_BY_PLACE, (log, after_place, limit + 1 - len(rows)))
+    return _page(found, rows, limit)
+
+
+def _page(found: TaskRecord, rows: Sequence[Row], limit: int) -> Page:
+    return Page(found, _entries(found, rows[:limit]), more=len(rows) > limit)
+
+
+def _entries(found: TaskRecord, rows: Sequence[Row]) -> list[Entry]:
+    task_id, epoch = found.task.id, found.epoch
+    return [entry_of(row, task_id, epoch) for row in rows]
+
+
+def find(connection: sqlite3.Connection, tasks: Tasks, task_id: str, event_id: str) -> Entry | None:
+    log, found = _log(connection, tasks, task_id)
+    for row in _candidates(connection, log, found.epoch, event_id):
+        entry = entry_of(row, task_id, found.epoch)
+        if entry.id == event_id:
+            return entry
+    return None
+
+
+def _candidates(
+    connection: sqlite3.Connection, log: int, epoch: str, event_id: str
+) -> Iterator[Row]:
+    select = f"SELECT {EVENT_COLUMNS} FROM events WHERE log = ?"
+    yield from connection.execute(f"{select} AND id = ?", (log, event_id))
+    position = parse_event_id(event_id)
+    if position is not None and position.epoch == epoch:
+        index = position.index
+        yield from connection.execute(f"{select} AND place = ? AND idx = place", (log, index))
+        yield from connection.execute(f"{select} AND idx = ? AND idx <> place", (log, index))
+
+
+def series_values(
+    connection: sqlite3.Connection, tasks: Tasks, task_id: str
+) -> tuple[TaskRecord, SeriesValues, int]:
+    """The running values, and how many bytes of data they were made from."""
+    log, found = _log(connection, tasks, task_id)
+    values: SeriesValues = {}
+    size = 0
+    rows = connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_series"
+        f" WHERE log = ? AND {KEEPS_VALUE} ORDER BY series_id, idx",
+        (log,),
+    )
+    for row in rows:
+        entry = entry_of(row, task_id, found.epoch)
+        fold(values, entry)
+        size += len(row[-1] or b"")
+    return found, values, size
+
+
+def newest_of_series(
+    connection: sqlite3.Connection, log: int, series: str
+) -> tuple[int, int] | None:
+    """The place of the newest event of the series' value, and the bytes of its data."""
+    row: tuple[Any, ...] | None = connection.execute(
+        "SELECT place, coalesce(length(data), 0) FROM events INDEXED BY events_series"
+        f" WHERE log = ? AND series_id = ? AND {KEEPS_VALUE} ORDER BY idx DESC LIMIT 1",
+        (log, series),
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def answer(
+    connection: sqlite3.Connection,
+    tasks: Tasks,
+    log: int,
+    now: TaskRecord,
+    idempotency: Idempotency,
+    now_ms: int,
+) -> Commit | None:
+    """What the key brought before, or None; ``now`` is the record of today.
+
+    Raises:
+        KeyReused: the key came with another request before.
+    """
+    row = connection.execute(
+        "SELECT fingerprint, revision, next_index, entries FROM answers"
+        " WHERE log = ? AND key = ? AND expires_ms > ?",
+        (log, idempotency.key, now_ms),
+    ).fetchone()
+    if row is None:
+        return None
+    fingerprint, revision, next_index, packed = row
+    task_id = now.task.id
+    if fingerprint != idempotency.fingerprint:
+        raise KeyReused(task_id)
+    task = now.task if revision == now.revision else tasks.get(connection, log, revision)
+    if task is None:
+        return None
+    then = TaskRecord(task, revision, now.epoch, next_index, now.imported)
+    return Commit(then, unpack_entries(packed, task_id, now.epoch), repeated=True)
+
+
+def repeated(
+    connection: sqlite3.Connection,
+    tasks: Tasks,
+    task_id: str,
+    idempotency: Idempotency,
+    now_ms: int,
+) -> Commit | None:
+    found = record(connection, tasks, task_id)
+    if found is None:
+        return None
+    log, now = found
+    return answer(connection, tasks, log, now, idempotency, now_ms)
+
+
+def note(connection: sqlite3.Connection, key: str, now_ms: int) -> bytes | None:
+    row = connection.execute(
+        "SELECT value FROM notes WHERE key = ? AND (expires_ms IS NULL OR expires_ms > ?)",
+        (key, now_ms),
+    ).fetchone()
+    return None if row is None else bytes(row[0])

@@ -1,0 +1,105 @@
+"""Rows and values: an event as the columns of a table, a task as the bytes of its version.
+
+A task's bytes are MessagePack, with each of the caller's own values (raw JSON text) as an extension
+value. JSON text around them would have to be parsed as a whole when it is read, and what was
+accepted value by value (lone surrogates among look-alikes of their escapes) might not be readable
+together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.ids import event_id
+from taskcast_trio.core.model import Event, Task
+
+Row: TypeAlias = tuple[Any, ...]
+
+EVENT_COLUMNS: Final = (
+    "place, idx, timestamp, type, level, series_id, series_mode, acc_field, collapsed, id, data"
+)
+
+_RAW: Final = 1
+
+
+def row_of(entry: Entry, *, foreign: bool) -> Row:
+    """The entry in the order of ``EVENT_COLUMNS``; only a ``foreign`` event keeps its id, others
+    have one that follows from their place in the log.
+    """
+    event = entry.event
+    return (
+        entry.place,
+        event.index,
+        event.timestamp,
+        event.type,
+        event.level,
+        None if event.series_id is UNSET else event.series_id,
+        None if event.series_mode is UNSET else event.series_mode,
+        None if event.series_acc_field is UNSET else event.series_acc_field,
+        None if event.series_snapshot is UNSET else event.series_snapshot,
+        event.id if foreign else None,
+        None if event.data is UNSET else bytes(event.data),
+    )
+
+
+def entry_of(row: Row, task_id: str, epoch: str) -> Entry:
+    """The entry that :func:`row_of` took apart."""
+    place, index, timestamp, type_, level, series_id, mode, acc_field, collapsed, id_, data = row
+    return Entry(
+        Event(
+            id=event_id(timestamp, epoch, index) if id_ is None else id_,
+            task_id=task_id,
+            index=index,
+            timestamp=timestamp,
+            type=type_,
+            level=level,
+            data=UNSET if data is None else Raw(data),
+            series_id=UNSET if series_id is None else series_id,
+            series_mode=UNSET if mode is None else mode,
+            series_acc_field=UNSET if acc_field is None else acc_field,
+            series_snapshot=UNSET if collapsed is None else bool(collapsed),
+        ),
+        place,
+    )
+
+
+def pack_entries(entries: list[Row]) -> bytes:
+    return msgspec.msgpack.encode(entries)
+
+
+_ROWS: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]])
+
+
+def unpack_entries(packed: bytes, task_id: str, epoch: str) -> list[Entry]:
+    return [entry_of(row, task_id, epoch) for row in _ROWS.decode(packed)]
+
+
+def pack_task(task: Task) -> bytes:
+    return msgspec.msgpack.encode(_plain(task))
+
+
+def unpack_task(packed: bytes) -> Task:
+    return msgspec.convert(_TASK.decode(packed), Task)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Raw):
+        return msgspec.msgpack.Ext(_RAW, bytes(value))
+    if isinstance(value, Struct):
+        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        fields = ((spelled, getattr(value, name)) for name, spelled in names)
+        return {spelled: _plain(field) for spelled, field in fields if field is not UNSET}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _raw(code: int, data: memoryview) -> Raw:
+    return Raw(bytes(data))
+
+
+_TASK: Final = msgspec.msgpack.Decoder(ext_hook=_raw)

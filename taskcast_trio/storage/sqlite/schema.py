@@ -1,0 +1,184 @@
+"""The tables, and how a connection to them is opened.
+
+A task is three things here. ``tasks`` says that it exists, in order of creation. ``logs`` counts
+one life of its log: rows of events hang on the log's number, which is never given twice, so what is
+left of a log that was dropped can be swept up later without anyone meeting it. ``versions`` holds
+the task's own JSON values by revision: the current one, and older ones for as long as an
+idempotency key may have to repeat an answer that showed them.
+
+Events are keyed by their place, so a ``latest`` event replaces a row, and stored order is the order
+of the table. Nearly all places equal the index; the few that moved have an index of their own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from ..protocols import StoreRefused
+from .failures import reason
+
+Synchronous: TypeAlias = Literal["full", "normal"]
+
+APPLICATION_ID: Final = 0x54434C47  # "TCLG"
+SCHEMA_VERSION: Final = 1
+
+KEEPS_VALUE: Final = "series_mode IN ('accumulate', 'latest') AND series_id <> ''"
+"""Which events take part in the running value of a series; as the index below spells it."""
+
+_TABLES: Final = f"""
+CREATE TABLE tasks (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    log INTEGER NOT NULL,
+    epoch TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    imported INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    type TEXT
+);
+CREATE TABLE logs (
+    log INTEGER PRIMARY KEY AUTOINCREMENT,
+    next_index INTEGER NOT NULL,
+    timestamp INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    keys_until INTEGER NOT NULL
+);
+CREATE TABLE versions (
+    log INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    keep_until INTEGER,
+    body BLOB NOT NULL,
+    PRIMARY KEY (log, revision)
+);
+CREATE TABLE events (
+    log INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    timestamp INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    level TEXT NOT NULL,
+    series_id TEXT,
+    series_mode TEXT,
+    acc_field TEXT,
+    collapsed INTEGER,
+    id TEXT,
+    data BLOB,
+    PRIMARY KEY (log, place)
+) WITHOUT ROWID;
+CREATE INDEX events_moved ON events (log, idx) WHERE idx <> place;
+CREATE INDEX events_series ON events (log, series_id, idx) WHERE {KEEPS_VALUE};
+CREATE INDEX events_foreign ON events (log, id) WHERE id IS NOT NULL;
+CREATE TABLE answers (
+    log INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    expires_ms INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    next_index INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL,
+    entries BLOB NOT NULL,
+    PRIMARY KEY (log, key)
+);
+CREATE INDEX answers_expiry ON answers (expires_ms);
+CREATE TABLE dropped (log INTEGER PRIMARY KEY);
+CREATE TABLE notes (
+    key TEXT PRIMARY KEY,
+    expires_ms INTEGER,
+    value BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX notes_expiry ON notes (expires_ms) WHERE expires_ms IS NOT NULL;
+"""
+
+_EDGES: Final = (
+    "SELECT max(number), max(id) FROM tasks",
+    "SELECT max(log) FROM logs",
+    "SELECT max(log) FROM versions",
+    "SELECT max(log) FROM events",
+    "SELECT max(log) FROM answers",
+    "SELECT max(log) FROM dropped",
+    "SELECT max(key) FROM notes",
+)
+"""Reads one edge of every table: cheap, and a file that was cut short does not get past it."""
+
+_BUSY_MS: Final = 2_000
+_WRITER_CACHE_KIB: Final = 16 * 1024
+_WAL_BYTES: Final = 64 * 1024 * 1024
+
+
+def connect_writer(
+    path: Path, *, synchronous: Synchronous, max_pages: int | None
+) -> sqlite3.Connection:
+    """Open the file for writing, and create the tables in a new one.
+
+    Raises:
+        StoreRefused: the file is no database, or not one of this program and version.
+    """
+    try:
+        connection = _connect(path)
+    except sqlite3.Error as error:
+        raise StoreRefused(f"Can't open the database {path}: {reason(error) or error}") from error
+    try:
+        if _is_new(connection, path):
+            _create(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        if max_pages is not None:
+            connection.execute(f"PRAGMA max_page_count = {max_pages}")
+        for query in _EDGES:
+            connection.execute(query).fetchall()
+    except sqlite3.Error as error:
+        connection.close()
+        raise StoreRefused(f"Can't open the database {path}: {reason(error) or error}") from error
+    except StoreRefused:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a file that a writer has open already."""
+    connection = _connect(path)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Transactions are begun and ended by hand; a connection moves between worker threads, but never
+    # two of them use it at a time.
+    return sqlite3.connect(
+        path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+    )
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    (number,) = connection.execute(query).fetchone()
+    return int(number)
+
+
+def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+    application = _number(connection, "PRAGMA application_id")
+    version = _number(connection, "PRAGMA user_version")
+    if application == APPLICATION_ID:
+        if version > SCHEMA_VERSION:
+            raise StoreRefused(
+                f"The database {path} has schema version {version}: a newer program wrote it "
+                f"(this one knows version {SCHEMA_VERSION})"
+            )
+        return False
+    if application or version or _number(connection, "SELECT count(*) FROM sqlite_master"):
+        raise StoreRefused(f"{path} is a database of another program")
+    return True
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    # One transaction: a crash leaves an empty file or all of the tables, with their version.
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {_TABLES}"
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+    )

@@ -1,0 +1,241 @@
+"""The steps of the store, as they run within a batch on the writer's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from taskcast_trio.core.entry import Entry, commit
+from taskcast_trio.core.errors import (
+    RevisionConflict,
+    TaskEnded,
+    TaskExists,
+    TaskFull,
+    TaskNotFound,
+)
+from taskcast_trio.core.model import Draft, Event, Task
+
+from ..protocols import Commit, Idempotency, LogLimits, TaskRecord
+from . import queries
+from .batch import Batch
+from .queries import Head, weight_of
+from .rows import pack_task
+
+
+def create(
+    batch: Batch, task: Task, epoch: str, now_ms: int, idempotency: Idempotency | None
+) -> Commit:
+    known = batch.head(task.id)
+    if known is not None:
+        answer = batch.repeated(known, idempotency, now_ms) if idempotency else None
+        if answer is None:
+            raise TaskExists(task.id)
+        return answer
+    record = TaskRecord(task, revision=0, epoch=epoch, next_index=0)
+    head = _new_log(batch, record, [], number=None)
+    return batch.finish(head, Commit(record, created=True), idempotency, now_ms)
+
+
+def append(
+    batch: Batch,
+    task_id: str,
+    drafts: Sequence[Draft],
+    now_ms: int,
+    idempotency: Idempotency | None,
+    limits: LogLimits | None,
+) -> Commit:
+    head = _head(batch, task_id)
+    if idempotency:
+        answer = batch.repeated(head, idempotency, now_ms)
+        if answer is not None:
+            return answer
+    record = head.record
+    if record.task.terminal:
+        raise TaskEnded(task_id, record.task.status)
+    head, entries = _appended(batch, head, drafts, now_ms, limits)
+    return batch.finish(head, Commit(head.record, entries), idempotency, now_ms)
+
+
+def transition(
+    batch: Batch,
+    task: Task,
+    drafts: Sequence[Draft],
+    revision: int,
+    epoch: str,
+    now_ms: int,
+    idempotency: Idempotency | None,
+) -> Commit:
+    head = _head(batch, task.id)
+    if idempotency:
+        answer = batch.repeated(head, idempotency, now_ms)
+        if answer is not None:
+            return answer
+    if (head.record.revision, head.record.epoch) != (revision, epoch):
+        raise RevisionConflict(task.id)
+    body = pack_task(task)
+    head, entries = _appended(batch, head, drafts, max(now_ms, task.updated_at), None)
+    _add_version(batch, head, task, body, now_ms)
+    record = replace(head.record, task=task, revision=revision + 1)
+    head = replace(head, record=record, weight=weight_of(body))
+    return batch.finish(head, Commit(record, entries), idempotency, now_ms)
+
+
+def delete(batch: Batch, task_id: str) -> bool:
+    head = batch.head(task_id)
+    if head is None:
+        return False
+    batch.connection.execute("DELETE FROM tasks WHERE number = ?", (head.number,))
+    batch.drop(head)
+    batch.heads[task_id] = None
+    batch.commits.append(Commit(head.record, deleted=True))
+    return True
+
+
+def import_task(
+    batch: Batch, task: Task, events: Sequence[Event], epoch: str, overwrite: bool
+) -> Commit:
+    old = batch.head(task.id)
+    if old is not None and not overwrite:
+        raise TaskExists(task.id)
+    record = TaskRecord(task, revision=0, epoch=epoch, next_index=len(events), imported=True)
+    if old is not None:
+        batch.drop(old)
+    head = _new_log(batch, record, events, number=old.number if old else None)
+    batch.write_foreign(head.log, [Entry(event, event.index) for event in events])
+    return batch.finish(head, Commit(record, replaced=old is not None))
+
+
+def put_note(batch: Batch, key: str, value: bytes, expires_ms: int | None, now_ms: int) -> None:
+    execute = batch.connection.execute
+    execute(
+        "DELETE FROM notes WHERE key IN"
+        " (SELECT key FROM notes WHERE expires_ms <= ? ORDER BY expires_ms LIMIT 16)",
+        (now_ms,),
+    )
+    execute(
+        "INSERT OR REPLACE INTO notes (key, expires_ms, value) VALUES (?, ?, ?)",
+        (key, expires_ms, value),
+    )
+
+
+def take_note(batch: Batch, key: str, now_ms: int) -> bytes | None:
+    value = queries.note(batch.connection, key, now_ms)
+    drop_note(batch, key)
+    return value
+
+
+def drop_note(batch: Batch, key: str) -> bool:
+    return batch.connection.execute("DELETE FROM notes WHERE key = ?", (key,)).rowcount > 0
+
+
+def _head(batch: Batch, task_id: str) -> Head:
+    head = batch.head(task_id)
+    if head is None:
+        raise TaskNotFound(task_id)
+    return head
+
+
+def _new_log(
+    batch: Batch, record: TaskRecord, events: Sequence[Event], *, number: int | None
+) -> Head:
+    """Write a task and the counts of a new log; ``number`` is its place in the order of creation
+    where it had one before.
+    """
+    execute, task = batch.connection.execute, record.task
+    timestamp = max([task.created_at, *(event.timestamp for event in events)])
+    size = sum(_size(event) for event in events)
+    body = pack_task(task)
+    log = execute(
+        "INSERT INTO logs (next_index, timestamp, events, bytes, keys_until)"
+        " VALUES (?, ?, ?, ?, 0)",
+        (record.next_index, timestamp, len(events), size),
+    ).lastrowid
+    execute("INSERT INTO versions (log, revision, body) VALUES (?, 0, ?)", (log, body))
+    type_ = None if task.type is UNSET else task.type
+    values = (task.id, log, record.epoch, record.imported, task.status, type_)
+    number = execute(
+        "INSERT OR REPLACE INTO tasks (number, id, log, epoch, revision, imported, status, type)"
+        " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+        (number, *values),
+    ).lastrowid
+    assert log is not None
+    assert number is not None
+    return Head(
+        number=number,
+        log=log,
+        record=record,
+        timestamp=timestamp,
+        events=len(events),
+        bytes=size,
+        keys_until=0,
+        weight=weight_of(body),
+    )
+
+
+def _add_version(batch: Batch, head: Head, task: Task, body: bytes, now_ms: int) -> None:
+    """Write the next version; older ones stay for as long as a key may have to repeat them."""
+    execute, log, revision = batch.connection.execute, head.log, head.record.revision
+    execute(
+        "UPDATE versions SET keep_until = ? WHERE log = ? AND revision = ?",
+        (head.keys_until, log, revision),
+    )
+    execute("DELETE FROM versions WHERE log = ? AND keep_until <= ?", (log, now_ms))
+    execute(
+        "INSERT INTO versions (log, revision, body) VALUES (?, ?, ?)", (log, revision + 1, body)
+    )
+    type_ = None if task.type is UNSET else task.type
+    execute(
+        "UPDATE tasks SET revision = ?, status = ?, type = ? WHERE number = ?",
+        (revision + 1, task.status, type_, head.number),
+    )
+
+
+def _appended(
+    batch: Batch, head: Head, drafts: Sequence[Draft], now_ms: int, limits: LogLimits | None
+) -> tuple[Head, list[Entry]]:
+    """What the log is with the drafts, which are kept to be written.
+
+    Raises:
+        TaskFull: that would be over ``limits``; nothing is kept.
+    """
+    record = head.record
+    now_ms = max(now_ms, head.timestamp)
+    events, size = head.events, head.bytes
+    entries: list[Entry] = []
+    newest: dict[str, tuple[int, int]] = {}
+    for index, draft in enumerate(drafts, record.next_index):
+        place, series, bytes_ = index, draft.series_id, _size(draft)
+        events += 1
+        size += bytes_
+        if series and draft.series_mode is not UNSET and draft.series_mode != "keep-all":
+            if draft.series_mode == "latest":
+                old = newest.get(series) or batch.newest_of_series(head.log, series)
+                if old is not None:
+                    place = old[0]
+                    events -= 1
+                    size -= old[1]
+            newest[series] = (place, bytes_)
+        entries.append(
+            commit(
+                draft,
+                task_id=record.task.id,
+                epoch=record.epoch,
+                index=index,
+                place=place,
+                now_ms=now_ms,
+            )
+        )
+    if limits is not None:
+        if events > limits.events:
+            raise TaskFull(record.task.id, "events", limit=limits.events, stored=head.events)
+        if size > limits.bytes:
+            raise TaskFull(record.task.id, "bytes of data", limit=limits.bytes, stored=head.bytes)
+    batch.add_entries(head.log, entries, newest)
+    record = replace(record, next_index=record.next_index + len(entries))
+    return replace(head, record=record, timestamp=now_ms, events=events, bytes=size), entries
+
+
+def _size(event: Event | Draft) -> int:
+    return 0 if event.data is UNSET else len(event.data)

@@ -1,0 +1,204 @@
+"""SQLite against the memory store: hypothesis looks for steps that they answer differently."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.core.model import Draft, Status
+from taskcast_trio.storage.memory import MemoryBackend
+from taskcast_trio.storage.protocols import Commit, LogLimits, Page, ShortTermStore, Snapshot
+from taskcast_trio.storage.sqlite import SqliteBackend, open_sqlite
+
+from .support import DAY, NOW, Announced, draft, event, key, latest, piece, task
+
+Step = Callable[[ShortTermStore], Awaitable[object]]
+
+drafts = st.lists(
+    st.one_of(
+        st.builds(draft, st.integers(0, 9)),
+        st.builds(piece, st.text("ab", max_size=2), st.sampled_from("rs")),
+        st.builds(latest, st.text("cd", max_size=2), st.sampled_from("rs")),
+        st.builds(draft, st.integers(0, 9), st.sampled_from("rs"), st.just("keep-all")),
+        st.just(Draft(type="bare", level="debug")),
+    ),
+    max_size=4,
+)
+ids = st.sampled_from(["t", "u"])
+keys = st.none() | st.builds(key, st.sampled_from("kl"), st.sampled_from([b"one", b"two"]))
+times = st.integers(-5, 5)
+"""Relative to a base that only grows: what a clock that steps back over the expiry of a key makes
+of the key is left to each store.
+"""
+limits = st.none() | st.builds(LogLimits, st.integers(0, 8), st.integers(0, 120))
+statuses = st.sampled_from(["running", "paused", "completed"])
+cursors = st.integers(-2, 12)
+commands = st.one_of(
+    st.tuples(st.just("create"), ids, times, keys),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits),
+    st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans()),
+    st.tuples(st.just("delete"), ids),
+    st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("repeated"), ids, keys.filter(bool), times),
+    st.tuples(st.just("places"), ids, cursors, cursors, st.integers(1, 4)),
+    st.tuples(st.just("snapshot"), ids),
+    st.tuples(st.just("reopen")),
+    st.tuples(st.just("next day")),
+)
+
+
+def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) -> Step:
+    epoch = f"EPOCH{number:03}"
+    if command == "create":
+        id_, now, idempotency = arguments
+        return lambda store: store.create(
+            task(id_, type=f"type{number}"), epoch=epoch, now_ms=base + now, idempotency=idempotency
+        )
+    if command == "append":
+        id_, batch, now, idempotency, bounds = arguments
+        return lambda store: store.append(
+            id_, batch, now_ms=base + now, idempotency=idempotency, limits=bounds
+        )
+    if command == "move":
+        return move_of(*arguments, base=base, record=record)
+    if command == "delete":
+        return lambda store: store.delete(arguments[0])
+    if command == "import":
+        id_, count, overwrite = arguments
+        events = [replace(event(index, at=NOW + 3 * index), task_id=id_) for index in range(count)]
+        return lambda store: store.import_task(task(id_), events, epoch=epoch, overwrite=overwrite)
+    if command == "repeated":
+        id_, idempotency, now = arguments
+        return lambda store: store.repeated(id_, idempotency, now_ms=base + now)
+    if command == "places":
+        id_, place, index, limit = arguments
+        return lambda store: store.read_places(
+            id_, after_place=place, after_index=index, limit=limit
+        )
+    return lambda store: store.snapshot(arguments[0])
+
+
+def move_of(
+    id_: str,
+    status: Status,
+    batch: Any,
+    now: int,
+    idempotency: Any,
+    stale: bool,
+    *,
+    base: int,
+    record: Any,
+) -> Step:
+    revision = record.revision if record else 0
+    return lambda store: store.transition(
+        task(id_, status, at=base + now),
+        batch,
+        revision=revision + stale,
+        epoch=record.epoch if record else "EPOCH999",
+        now_ms=base + now,
+        idempotency=idempotency,
+    )
+
+
+def plain(answer: object) -> object:
+    """What an answer says, in values that compare."""
+    if isinstance(answer, Entry):
+        return (answer.place, answer.event)
+    if isinstance(answer, Page):
+        return (answer.record, list(map(plain, answer.entries)), answer.more)
+    if isinstance(answer, Snapshot):
+        return (answer.record, {name: plain(value) for name, value in answer.values.items()})
+    if isinstance(answer, Commit):
+        marks = (answer.created, answer.deleted, answer.replaced, answer.repeated)
+        return (answer.record, list(map(plain, answer.entries)), *marks)
+    return answer
+
+
+async def outcome(step: Step, store: ShortTermStore) -> object:
+    try:
+        return plain(await step(store))
+    except TaskcastError as refusal:
+        return (type(refusal), str(refusal))
+
+
+async def state(store: ShortTermStore) -> object:
+    records = await store.list_tasks()
+    assert await store.count() == len(records)
+    logs = []
+    for record in records:
+        id_ = record.task.id
+        assert await store.get(id_) == record
+        page = await store.read(id_, after=-1, limit=1_000)
+        for entry in page.entries:
+            assert plain(await store.find(id_, entry.id)) == plain(entry)
+        logs += [plain(page)[:2], plain(await store.snapshot(id_))]  # type: ignore[index]
+    return records, logs
+
+
+class World:
+    """Both stores, each with who listens to it; the file is closed and opened again on the way."""
+
+    def __init__(self, path: Path, stack: AsyncExitStack) -> None:
+        self._path = path
+        self._stack = stack
+        self._opened = AsyncExitStack()
+        self.memory = MemoryBackend()
+        self.memory_told, self.told = Announced(), Announced()
+
+    async def open(self) -> SqliteBackend:
+        await self._opened.aclose()
+        self._opened = await self._stack.enter_async_context(AsyncExitStack())
+        backend = await self._opened.enter_async_context(
+            open_sqlite(self._path, synchronous="normal")
+        )
+        await self._listen(self._opened, backend, self.told)
+        return backend
+
+    async def _listen(self, stack: AsyncExitStack, backend: Any, sink: Announced) -> None:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        await nursery.start(backend.broadcast.run, sink)
+        stack.callback(nursery.cancel_scope.cancel)
+
+    async def play(self, script: list[tuple[Any, ...]]) -> None:
+        await self._listen(self._stack, self.memory, self.memory_told)
+        sqlite = await self.open()
+        base = NOW
+        for number, (command, *arguments) in enumerate(script):
+            if command == "next day":
+                base += DAY + 1_000
+                continue
+            if command == "reopen":
+                sqlite = await self.open()
+                continue
+            record = await self.memory.store.get(arguments[0])
+            step = step_of(command, *arguments, number=number, base=base, record=record)
+            expected = await outcome(step, self.memory.store)
+            assert await outcome(step, sqlite.store) == expected, (number, command)
+        expected_state = await state(self.memory.store)
+        assert await state(sqlite.store) == expected_state
+        sqlite = await self.open()
+        assert await state(sqlite.store) == expected_state
+        told = [plain(commit) for commit in self.told.commits]
+        assert told == [plain(commit) for commit in self.memory_told.commits]
+
+
+@settings(max_examples=80, deadline=None)
+@given(script=st.lists(commands, min_size=5, max_size=40))
+def test_whatever_is_done_sqlite_answers_stores_and_announces_as_memory_does(script):
+    async def main() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            async with AsyncExitStack() as stack:
+                await World(Path(directory, "tasks.db"), stack).play(script)
+
+    trio.run(main)
