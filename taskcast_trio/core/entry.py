@@ -66,7 +66,9 @@ class Entry:
                 series_acc_field=event.series_acc_field,
                 series_snapshot=event.series_snapshot,
             )
-            encoded = one_line(msgspec.json.encode(envelope))
+            encoded = msgspec.json.encode(envelope)
+            if b"\n" in encoded or b"\r" in encoded:
+                encoded = one_line(encoded)
             tail = b"%b\nid: %b\n\n" % (encoded[_FIRST_FIELD - 1 :], sse_id(event.id))
             if len(tail) > MAX_SHARED_FRAME:
                 return b"%b%d%b" % (_FRAME_HEAD, filtered_index, tail)

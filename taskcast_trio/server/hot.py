@@ -118,10 +118,11 @@ class HotRoutes:
         body = await read_body(scope, receive, limits.body_bytes, timeout_s=self._body_timeout_s)
         published = await read_drafts(body, limits)
         drafts = batch_of(published)
-        if not caller_of(scope).open:
+        caller = caller_of(scope)
+        if not caller.open:
             for number, draft in enumerate(drafts):
                 validate.draft(draft, number)
-        caller = await permit_task(self._engine, scope, "publishEvents", task_id)
+            await permit_task(self._engine, scope, "publishEvents", task_id)
         key = field_of(scope, b"idempotency-key")
         entries = await self._engine.publish(
             task_id,

@@ -28,20 +28,20 @@ def key_of(caller: Caller, address: str | None) -> str:
         return f"service:{caller.service}"
     if caller.sub:
         return f"sub:{caller.sub}"
-    if address is None:
-        return "addr:"
-    return f"addr:{_network(address) if ':' in address else address}"
+    return _address_key(address or "")
 
 
 @lru_cache(maxsize=4096)
-def _network(address: str) -> str:
+def _address_key(address: str) -> str:
+    if ":" not in address:
+        return f"addr:{address}"
     try:
         parsed = IPv6Address(address)
     except ValueError:
-        return address
+        return f"addr:{address}"
     if parsed.ipv4_mapped is not None:  # all of IPv4 is in one /64
-        return str(parsed.ipv4_mapped)
-    return f"{IPv6Address(int(parsed) >> 64 << 64)}/64"
+        return f"addr:{parsed.ipv4_mapped}"
+    return f"addr:{IPv6Address(int(parsed) >> 64 << 64)}/64"
 
 
 class RateLimiter:
