@@ -228,3 +228,16 @@ async def test_a_ticket_needs_no_body_and_their_number_has_a_limit(start: Start)
         assert 429 in {answer.status_code for answer in answers}
         wrong = await server.client.get("/tasks?ticket=tkt_x")
         assert "streams only" in wrong.json()["error"]
+
+
+async def test_guessing_counts_by_the_address_of_who_guesses(start: Start) -> None:
+    config = Config(auth=CONFIG.auth, limits=Limits(requests_per_second=5))
+    async with start(config) as server:
+        wrong = {"Authorization": "Bearer a.b.c"}
+        statuses = [
+            (await server.client.get("/tasks", headers=wrong)).status_code for _ in range(30)
+        ]
+        assert statuses[:5] == [401] * 5
+        assert 429 in statuses
+        passed = await server.client.get("/tasks", headers=bearer("ann"))
+        assert passed.status_code == 200

@@ -155,9 +155,11 @@ class Gate:
                     self._check_origin(scope)
                 scope[CALLER] = await self._authenticator.identify(scope)
                 scope[_RECHECK] = self._authenticator.check
-            finally:
-                # Also of who fails: guessing is a request like any other, by its address.
+            except TaskcastError:
+                # Guessing is a request like any other, counted by its address.
                 self._limiter.check(limit_key(scope))
+                raise
+            self._limiter.check(limit_key(scope))
         except TaskcastError as refusal:
             await refuse(scope, receive, send, refusal)
             return
@@ -213,7 +215,8 @@ def _ticket(scope: Scope) -> str | None:
     if not _has_ticket(scope):
         return None
     parts = local_path(scope).split("/")
-    if parts != ["", "events"] and (len(parts) != 4 or parts[1] + parts[3] != "tasksevents"):
+    is_task_stream = len(parts) == 4 and parts[1] == "tasks" and parts[3] == "events"
+    if parts != ["", "events"] and not is_task_stream:
         return None
     return Query(scope["query_string"], _TICKET).get("ticket")
 
