@@ -282,3 +282,20 @@ async def test_a_cut_before_a_snapshot_is_due_loses_none_of_its_pieces(server: A
                 seen.add(frame["data"])
         assert text == texts, f"cut after {cut} frames"
         assert seen == {"before", *texts}
+
+
+async def test_a_drain_that_begins_while_a_stream_opens_is_a_503(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, task = server.runtime.engine, await server.task()
+    finished = engine.finished
+
+    async def and_then_drain(*args: Any) -> Any:
+        status = await finished(*args)
+        engine.fanout.close()
+        return status
+
+    monkeypatch.setattr(engine, "finished", and_then_drain)
+    answer = await server.client.get(f"/tasks/{task}/events")
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+    assert "retry-after" in answer.headers
