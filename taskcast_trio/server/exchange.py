@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from email.utils import formatdate
-from functools import lru_cache
-from http import HTTPStatus
-from time import time
 from typing import Any, Final
 from urllib.parse import unquote
 
 import trio
 
 from taskcast_trio.server.connection import ConnectionContext, contained
+from taskcast_trio.server.heads import Date, encode_fields, status_line
 from taskcast_trio.server.http1_parser import ProtocolError, Request, RequestParser
 from taskcast_trio.server.target import Message
 from taskcast_trio.server.wire import Disconnected, SlowWriter, TlsWire, Wire
@@ -21,67 +16,10 @@ from taskcast_trio.server.wire import Disconnected, SlowWriter, TlsWire, Wire
 READ_AHEAD: Final = 64 * 1024
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_FIELD_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FIELD_VALUE: Final = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _BODILESS: Final = (204, 304)
-_STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-    for status in HTTPStatus
-}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
 _ANSWERS: Final[dict[str, Any]] = {}
 _DISCONNECT: Final[Message] = {"type": "http.disconnect"}
-
-
-class _Date:
-    """The Date field, made once a second (RFC 9110, section 6.6.1)."""
-
-    second = -1
-    line = b""
-
-    @classmethod
-    def now(cls) -> bytes:
-        second = int(time())
-        if second != cls.second:
-            cls.second = second
-            cls.line = b"date: %b\r\n" % formatdate(second, usegmt=True).encode()
-        return cls.line
-
-
-def head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The head of an answer, but for the blank line."""
-    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
-    return line + _Date.now() + b"".join(b"%b: %b\r\n" % field for field in headers)
-
-
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    text: bytes
-    length: int | None
-    closes: bool
-
-
-@lru_cache(maxsize=1024)
-def _encode_fields(headers: tuple[tuple[bytes, bytes], ...], bodiless: bool) -> _Fields:
-    """The header fields of an answer as they are sent. Answers repeat themselves: so it is cached.
-
-    Raises:
-        ValueError: a name or value could not be sent without changing what follows.
-    """
-    lines, length, closes = [], None, False
-    for name, value in headers:
-        name = bytes(name).lower()
-        if not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(value):
-            raise ValueError(f"header field {name!r} can't be sent")
-        if name == b"content-length":
-            length = int(value)
-            if bodiless:
-                continue
-        elif name == b"transfer-encoding":  # the server's part, as ASGI has it
-            continue
-        closes = closes or (name == b"connection" and value.lower() == b"close")
-        lines.append(b"%b: %b\r\n" % (name, value))
-    return _Fields(b"".join(lines), length, closes)
 
 
 class Inbox:
@@ -337,10 +275,10 @@ class Exchange:
 
     def _head(self, start: Message, body: bytes, more: bool) -> bytes:
         status: int = start["status"]
-        fields = _encode_fields(tuple(map(tuple, start.get("headers", ()))), status in _BODILESS)
+        fields = encode_fields(tuple(map(tuple, start.get("headers", ()))), status in _BODILESS)
         parts = [
-            _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status,
-            _Date.now(),
+            status_line(status),
+            Date.now(),
             fields.text,
         ]
         head_only = self._request.method == "HEAD"

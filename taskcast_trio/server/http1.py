@@ -15,8 +15,9 @@ import trio
 from hypercorn.utils import parse_socket_addr
 
 from taskcast_trio.server.connection import ConnectionContext, SocketStream
-from taskcast_trio.server.exchange import Exchange, Inbox, head
+from taskcast_trio.server.exchange import Exchange, Inbox
 from taskcast_trio.server.guard import GuardedConnection
+from taskcast_trio.server.heads import head
 from taskcast_trio.server.http1_parser import ProtocolError, Request
 from taskcast_trio.server.wire import Disconnected, TlsWire, Wire
 

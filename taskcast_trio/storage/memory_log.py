@@ -1,0 +1,163 @@
+"""One task's log in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from msgspec import UNSET
+
+from taskcast_trio.core.entry import Entry, commit
+from taskcast_trio.core.errors import TaskFull
+from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.model import Draft, Event
+from taskcast_trio.core.series import SeriesValues, fold
+
+from .protocols import Commit, Idempotency, LogLimits, TaskRecord
+
+
+class Log:
+    """One task and one life of its log.
+
+    ``by_index`` has a hole where a ``latest`` event was replaced; ``moved`` maps the place of a
+    replaced event to the index of the event that stands there now.
+    """
+
+    __slots__ = (
+        "answers",
+        "by_index",
+        "data_bytes",
+        "foreign",
+        "holes",
+        "moved",
+        "number",
+        "record",
+        "timestamp",
+        "values",
+    )
+
+    def __init__(self, record: TaskRecord, number: int) -> None:
+        self.record = record
+        self.number = number
+        self.by_index: list[Entry | None] = []
+        self.holes = 0
+        self.data_bytes = 0
+        """Of the data of the events that are stored."""
+        self.moved: dict[int, int] = {}
+        self.values: SeriesValues = {}
+        self.foreign: dict[str, int] = {}
+        self.timestamp = record.task.created_at
+        self.answers: OrderedDict[str, tuple[int, Idempotency, Commit]] = OrderedDict()
+
+    def append(self, drafts: Sequence[Draft], now_ms: int) -> list[Entry]:
+        self.timestamp = now_ms = max(now_ms, self.timestamp)
+        task_id, epoch = self.record.task.id, self.record.epoch
+        entries = []
+        for draft in drafts:
+            index = len(self.by_index)
+            entry = commit(
+                draft,
+                task_id=task_id,
+                epoch=epoch,
+                index=index,
+                place=self._place(draft, index),
+                now_ms=now_ms,
+            )
+            self.keep(entry)
+            entries.append(entry)
+        return entries
+
+    def _place(self, draft: Draft, index: int) -> int:
+        """Where the draft will stand; a ``latest`` draft vacates the slot of its series' value."""
+        if draft.series_mode != "latest" or not draft.series_id:
+            return index
+        value = self.values.get(draft.series_id)
+        old = self.by_index[value.index] if value else None
+        if old is None:
+            return index
+        self.by_index[old.index] = None
+        self.holes += 1
+        self.data_bytes -= _size(old.event)
+        return old.place
+
+    def keep(self, entry: Entry) -> None:
+        if entry.place != entry.index:
+            self.moved[entry.place] = entry.index
+        self.by_index.append(entry)
+        self.data_bytes += _size(entry.event)
+        fold(self.values, entry)
+
+    def require_room(self, drafts: Sequence[Draft], limits: LogLimits) -> None:
+        """Refuse (TaskFull) drafts that would leave the log over the limits."""
+        stored, stored_bytes = len(self.by_index) - self.holes, self.data_bytes
+        events, size = stored + len(drafts), stored_bytes
+        for draft in drafts:
+            size += _size(draft)
+        if events <= limits.events and size <= limits.bytes:
+            return
+        vacated, vacated_bytes = self._vacated(drafts)
+        task_id = self.record.task.id
+        if events - vacated > limits.events:
+            raise TaskFull(task_id, "events", limit=limits.events, stored=stored)
+        if size - vacated_bytes > limits.bytes:
+            raise TaskFull(task_id, "bytes of data", limit=limits.bytes, stored=stored_bytes)
+
+    def _vacated(self, drafts: Sequence[Draft]) -> tuple[int, int]:
+        """How many events the drafts would replace, among themselves too, and their bytes."""
+        count = size = 0
+        newest: dict[str, Event | Draft] = {}
+        for draft in drafts:
+            series = draft.series_id
+            if not series or draft.series_mode is UNSET or draft.series_mode == "keep-all":
+                continue
+            if draft.series_mode == "latest":
+                old = newest.get(series) or self._stored_value(series)
+                if old is not None:
+                    count += 1
+                    size += _size(old)
+            newest[series] = draft
+        return count, size
+
+    def _stored_value(self, series: str) -> Event | None:
+        """The stored event of which a ``latest`` event of the series would take the place."""
+        value = self.values.get(series)
+        entry = self.by_index[value.index] if value else None
+        return entry.event if entry else None
+
+    def from_place(self, after_place: int) -> Iterator[Entry]:
+        """The entries in stored order, from behind ``after_place``."""
+        for place in range(after_place + 1, len(self.by_index)):
+            moved = self.moved.get(place)
+            entry = self.by_index[place if moved is None else moved]
+            if entry is not None and entry.place == place:
+                yield entry
+
+    def behind(self, after_place: int, after_index: int) -> Iterator[Entry]:
+        """Those of :meth:`from_place` with an index above ``after_index``, without walking what
+        lies before.
+        """
+        if after_place < after_index:
+            places = sorted(
+                place
+                for place, index in self.moved.items()
+                if after_place < place <= after_index and index > after_index
+            )
+            for place in places:
+                entry = self.by_index[self.moved[place]]
+                if entry is not None:
+                    yield entry
+        yield from self.from_place(max(after_place, after_index))
+
+    def find(self, event_id: str) -> Entry | None:
+        index = self.foreign.get(event_id)
+        if index is None:
+            position = parse_event_id(event_id)
+            if position is None or position.epoch != self.record.epoch:
+                return None
+            index = position.index
+        entry = self.by_index[index] if index < len(self.by_index) else None
+        return entry if entry is not None and entry.id == event_id else None
+
+
+def _size(event: Event | Draft) -> int:
+    return 0 if event.data is UNSET else len(event.data)
