@@ -6,7 +6,7 @@ Every step runs without a checkpoint inside, so nothing can come between its par
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 from msgspec.structs import replace
@@ -24,7 +24,19 @@ from taskcast_trio.core.model import Draft, Event, Task
 
 from .memory_log import Log
 from .memory_notes import MemoryNotes
-from .protocols import Commit, CommitSink, Idempotency, LogLimits, Page, Snapshot, TaskRecord
+from .memory_timers import MemoryTimers
+from .protocols import (
+    NO_TIMERS,
+    Commit,
+    CommitSink,
+    Idempotency,
+    LogLimits,
+    Page,
+    Snapshot,
+    TaskRecord,
+    Timer,
+    Timers,
+)
 
 
 class MemoryBroadcast:
@@ -58,6 +70,7 @@ class MemoryStore(MemoryNotes):
         self._order: list[int] = []
         self._by_number: dict[int, str] = {}
         self._next_number = 0
+        self._timers = MemoryTimers()
 
     def _log(self, task_id: str) -> Log:
         log = self._logs.get(task_id)
@@ -77,6 +90,7 @@ class MemoryStore(MemoryNotes):
     def _drop(self, log: Log) -> None:
         del self._logs[log.record.task.id]
         del self._by_number[log.number]
+        self._timers.forget(log.record.task.id)
         # The order keeps numbers of dropped tasks until half of it is theirs: a drop costs O(1) on
         # average.
         if len(self._order) > 2 * len(self._by_number) + 64:
@@ -107,7 +121,13 @@ class MemoryStore(MemoryNotes):
         return commit
 
     async def create(
-        self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
+        self,
+        task: Task,
+        *,
+        epoch: str,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._logs.get(task.id)
@@ -117,7 +137,9 @@ class MemoryStore(MemoryNotes):
                 raise TaskExists(task.id)
             return answer
         record = TaskRecord(task, revision=0, epoch=epoch, next_index=0)
-        return self._finish(self._add(record), Commit(record, created=True), idempotency, now_ms)
+        log = self._add(record)
+        self._timers.set(task.id, timers)
+        return self._finish(log, Commit(record, created=True), idempotency, now_ms)
 
     async def get(self, task_id: str) -> TaskRecord | None:
         await trio.lowlevel.checkpoint()
@@ -162,6 +184,7 @@ class MemoryStore(MemoryNotes):
         now_ms: int,
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
+        wake: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
@@ -176,6 +199,8 @@ class MemoryStore(MemoryNotes):
             log.require_room(drafts, limits)
         entries = log.append(drafts, now_ms)
         log.record = replace(record, next_index=len(log.by_index))
+        if wake:
+            self._timers.wake(task_id, wake)
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
 
     async def transition(
@@ -187,6 +212,7 @@ class MemoryStore(MemoryNotes):
         epoch: str,
         now_ms: int,
         idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task.id)
@@ -199,6 +225,7 @@ class MemoryStore(MemoryNotes):
             raise RevisionConflict(task.id)
         entries = log.append(drafts, max(now_ms, task.updated_at))
         log.record = replace(record, task=task, revision=revision + 1, next_index=len(log.by_index))
+        self._timers.set(task.id, timers)
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
 
     async def repeated(
@@ -252,7 +279,13 @@ class MemoryStore(MemoryNotes):
         return True
 
     async def import_task(
-        self, task: Task, events: Sequence[Event], *, epoch: str, overwrite: bool
+        self,
+        task: Task,
+        events: Sequence[Event],
+        *,
+        epoch: str,
+        overwrite: bool,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         old = self._logs.get(task.id)
@@ -263,6 +296,8 @@ class MemoryStore(MemoryNotes):
             log = self._add(record)
         else:
             log = self._logs[task.id] = Log(record, old.number)
+            self._timers.forget(task.id)
+        self._timers.set(task.id, timers)
         for event in events:
             log.foreign[event.id] = event.index
             log.keep(Entry(event, event.index))
@@ -270,6 +305,79 @@ class MemoryStore(MemoryNotes):
         imported = Commit(record, replaced=old is not None)
         self._announce(imported)
         return imported
+
+    async def restore(
+        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+    ) -> Commit:
+        await trio.lowlevel.checkpoint()
+        if record.task.id in self._logs:
+            raise TaskExists(record.task.id)
+        self._add(record).restore(entries)
+        self._timers.set(record.task.id, timers)
+        commit = Commit(record)
+        self._announce(commit)
+        return commit
+
+    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        if log is None or not log.record.task.terminal:
+            return False
+        if (log.record.revision, log.record.epoch) != (revision, epoch):
+            return False
+        if any(expires_ms > now_ms for expires_ms, _, _ in log.answers.values()):
+            return False
+        self._drop(log)
+        return True
+
+    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        await trio.lowlevel.checkpoint()
+        return self._timers.take_due(kind, now_ms=now_ms, lease_ms=lease_ms, limit=limit)
+
+    async def next_due(self, kind: str) -> int | None:
+        await trio.lowlevel.checkpoint()
+        return self._timers.next_due(kind)
+
+    async def set_timer(
+        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+    ) -> bool:
+        await trio.lowlevel.checkpoint()
+        if task_id not in self._logs:
+            return False
+        if if_due is not None and self._timers.due(task_id, kind) != if_due:
+            return False
+        self._timers.set(task_id, {kind: due_ms})
+        return True
+
+    async def put_task_note(
+        self,
+        task_id: str,
+        name: str,
+        value: bytes | None,
+        *,
+        epoch: str,
+        timers: Timers = NO_TIMERS,
+    ) -> bool:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        if log is None or log.record.epoch != epoch:
+            return False
+        if value is None:
+            log.notes.pop(name, None)
+        else:
+            log.notes[name] = value
+        self._timers.set(task_id, timers)
+        return True
+
+    async def task_note(self, task_id: str, name: str) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        return None if log is None else log.notes.get(name)
+
+    async def task_notes(self, task_id: str) -> dict[str, bytes]:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        return {} if log is None else dict(log.notes)
 
     async def count(self) -> int:
         await trio.lowlevel.checkpoint()

@@ -30,6 +30,7 @@ class Log:
         "foreign",
         "holes",
         "moved",
+        "notes",
         "number",
         "record",
         "timestamp",
@@ -48,6 +49,7 @@ class Log:
         self.foreign: dict[str, int] = {}
         self.timestamp = record.task.created_at
         self.answers: OrderedDict[str, tuple[int, Idempotency, Commit]] = OrderedDict()
+        self.notes: dict[str, bytes] = {}
 
     def append(self, drafts: Sequence[Draft], now_ms: int) -> list[Entry]:
         self.timestamp = now_ms = max(now_ms, self.timestamp)
@@ -86,6 +88,28 @@ class Log:
         self.by_index.append(entry)
         self.data_bytes += _size(entry.event)
         fold(self.values, entry)
+
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """Take in the log as another store has it."""
+        record = self.record
+        for entry in entries:
+            self._leave_holes(entry.index)
+            position = parse_event_id(entry.id)
+            index = entry.index
+            if (
+                position is None
+                or position.index != index
+                or not record.holds(position.epoch, index)
+            ):
+                self.foreign[entry.id] = index
+            self.timestamp = max(self.timestamp, entry.event.timestamp)
+            self.keep(entry)
+        self._leave_holes(record.next_index)
+
+    def _leave_holes(self, index: int) -> None:
+        missing = index - len(self.by_index)
+        self.by_index += [None] * missing
+        self.holes += missing
 
     def require_room(self, drafts: Sequence[Draft], limits: LogLimits) -> None:
         """Refuse (TaskFull) drafts that would leave the log over the limits."""
@@ -152,7 +176,7 @@ class Log:
         index = self.foreign.get(event_id)
         if index is None:
             position = parse_event_id(event_id)
-            if position is None or position.epoch != self.record.epoch:
+            if position is None or not self.record.holds(position.epoch, position.index):
                 return None
             index = position.index
         entry = self.by_index[index] if index < len(self.by_index) else None

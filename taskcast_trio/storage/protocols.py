@@ -21,9 +21,10 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -32,13 +33,29 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, Task
 
 
+Timers: TypeAlias = Mapping[str, int | None]
+"""When the timers of a task are due, by kind (Unix ms); None clears one."""
+
+NO_TIMERS: Final[Mapping[str, int]] = MappingProxyType({})
+
+
 class StoreRefused(Exception):
     """The store can't be opened; ``str(error)`` is one line for the one who starts the server."""
+
+
+class Former(Struct, frozen=True):
+    """An epoch that a log had before: its indexes below ``next_index`` are part of the log."""
+
+    epoch: str
+    next_index: int
 
 
 class TaskRecord(Struct, frozen=True):
     """A task with what the store knows of it. ``revision`` grows with every change of the task
     itself.
+
+    A log that went on from its archive has a new epoch from there on; ``former`` are those before,
+    the oldest first.
     """
 
     task: Task
@@ -46,6 +63,21 @@ class TaskRecord(Struct, frozen=True):
     epoch: str
     next_index: int
     imported: bool = False
+    former: tuple[Former, ...] = ()
+
+    def holds(self, epoch: str, index: int) -> bool:
+        """Whether what ``index`` was in ``epoch`` is part of this log."""
+        if epoch == self.epoch:
+            return index < self.next_index
+        return any(epoch == former.epoch and index < former.next_index for former in self.former)
+
+
+class Timer(Struct, frozen=True):
+    """Something to be done for a task at ``due_ms``."""
+
+    task_id: str
+    kind: str
+    due_ms: int
 
 
 class LogLimits(Struct, frozen=True):
@@ -160,11 +192,71 @@ class NoteStore(Protocol):
         """Remove the note; False where there was none. An expired one may still count."""
 
 
-class ShortTermStore(NoteStore, Protocol):
-    """Holds the tasks that live, their logs, and notes."""
+class TimerStore(Protocol):
+    """Knows when something is to be done for a task: one time for each kind, in the order of time.
+
+    Timers belong to a task and go with it.
+    """
+
+    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        """Timers of the kind that are due at ``now_ms``, the earliest first.
+
+        In the same step each is put off to ``now_ms + lease_ms``, the ``due_ms`` that is returned:
+        of several takers one gets it, and if that one does nothing, another one after that time.
+        """
+
+    async def next_due(self, kind: str) -> int | None:
+        """When the earliest of the kind is due, or None."""
+
+    async def set_timer(
+        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+    ) -> bool:
+        """Set the timer, or clear it (None); with ``if_due`` only where it is due then still.
+
+        So who has taken a timer clears it by the ``due_ms`` that it was given. False, and nothing
+        done, where there is no such task, or where somebody set the timer anew meanwhile.
+        """
+
+
+class TaskNoteStore(Protocol):
+    """Small values that live as long as their task."""
+
+    async def put_task_note(
+        self,
+        task_id: str,
+        name: str,
+        value: bytes | None,
+        *,
+        epoch: str,
+        timers: Timers = NO_TIMERS,
+    ) -> bool:
+        """Store the value (None removes it) and set the timers, in one step.
+
+        False, and nothing done, where the task is gone or its log has another epoch.
+        """
+
+    async def task_note(self, task_id: str, name: str) -> bytes | None:
+        """The value, or None."""
+
+    async def task_notes(self, task_id: str) -> dict[str, bytes]:
+        """All of them; none where there is no such task."""
+
+
+class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
+    """Holds the tasks that live, their logs, and notes.
+
+    Where a step takes ``timers``, they are set in the same step; a repeat by an idempotency key
+    sets none.
+    """
 
     async def create(
-        self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
+        self,
+        task: Task,
+        *,
+        epoch: str,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         """Store a new task with an empty log.
 
@@ -198,10 +290,12 @@ class ShortTermStore(NoteStore, Protocol):
         now_ms: int,
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
+        wake: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         """Give the drafts the next indexes, apply the series modes, store and announce them.
 
         A key is looked at before the limits: a repeat is answered also where the log is full.
+        Afterwards each of the timers ``wake`` is due no later than it says.
 
         Raises:
             TaskNotFound: there is no such task.
@@ -219,6 +313,7 @@ class ShortTermStore(NoteStore, Protocol):
         epoch: str,
         now_ms: int,
         idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         """Replace the task if it still has ``revision`` in ``epoch``, and append the drafts.
 
@@ -276,12 +371,37 @@ class ShortTermStore(NoteStore, Protocol):
         """Remove the task, its log and its keys, and announce it; False where there was none."""
 
     async def import_task(
-        self, task: Task, events: Sequence[Event], *, epoch: str, overwrite: bool
+        self,
+        task: Task,
+        events: Sequence[Event],
+        *,
+        epoch: str,
+        overwrite: bool,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         """Store a task and its log as given; ``events`` are dense from index 0, in order.
 
         Raises:
             TaskExists: the id is taken and ``overwrite`` is false.
+        """
+
+    async def restore(
+        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+    ) -> Commit:
+        """Take in a task with its log as another store has it, as a whole.
+
+        ``entries`` are in the order of their indexes and keep their places; where one is missing, a
+        ``latest`` event was replaced. Announced without entries, neither created nor replaced.
+
+        Raises:
+            TaskExists: it is here already.
+        """
+
+    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+        """Forget a task that another store has whole; nobody is told.
+
+        Only where it has this revision in this epoch still, has ended, and no idempotency key is to
+        be answered any more; else False.
         """
 
     async def count(self) -> int:

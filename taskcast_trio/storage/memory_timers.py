@@ -1,0 +1,79 @@
+"""The timers of the memory store: by kind, a dict and a heap that knows which is due next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from heapq import heapify, heappop, heappush
+
+from .protocols import Timer, Timers
+
+
+class _Kind:
+    """The heap keeps the places of timers that were moved or cleared until most of it is theirs."""
+
+    __slots__ = ("due", "heap")
+
+    def __init__(self) -> None:
+        self.due: dict[str, int] = {}
+        self.heap: list[tuple[int, str]] = []
+
+    def set(self, task_id: str, due_ms: int) -> None:
+        self.due[task_id] = due_ms
+        heappush(self.heap, (due_ms, task_id))
+        if len(self.heap) > 2 * len(self.due) + 64:
+            self.heap = [(due_ms, task_id) for task_id, due_ms in self.due.items()]
+            heapify(self.heap)
+
+    def next(self) -> tuple[int, str] | None:
+        heap = self.heap
+        while heap:
+            due_ms, task_id = heap[0]
+            if self.due.get(task_id) == due_ms:
+                return heap[0]
+            heappop(heap)
+        return None
+
+
+class MemoryTimers:
+    """See :class:`TimerStore`; whether a task is there is not known here."""
+
+    def __init__(self) -> None:
+        self._kinds: defaultdict[str, _Kind] = defaultdict(_Kind)
+
+    def set(self, task_id: str, timers: Timers) -> None:
+        for kind, due_ms in timers.items():
+            if due_ms is None:
+                self._kinds[kind].due.pop(task_id, None)
+            else:
+                self._kinds[kind].set(task_id, due_ms)
+
+    def wake(self, task_id: str, timers: Mapping[str, int]) -> None:
+        for kind, due_ms in timers.items():
+            known = self._kinds[kind].due.get(task_id)
+            if known is None or due_ms < known:
+                self._kinds[kind].set(task_id, due_ms)
+
+    def due(self, task_id: str, kind: str) -> int | None:
+        return self._kinds[kind].due.get(task_id)
+
+    def forget(self, task_id: str) -> None:
+        for kind in self._kinds.values():
+            kind.due.pop(task_id, None)
+
+    def next_due(self, kind: str) -> int | None:
+        first = self._kinds[kind].next()
+        return None if first is None else first[0]
+
+    def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        timers = self._kinds[kind]
+        taken: list[Timer] = []
+        until_ms = now_ms + lease_ms
+        while len(taken) < limit:
+            first = timers.next()
+            if first is None or first[0] > now_ms:
+                break
+            heappop(timers.heap)
+            timers.set(first[1], until_ms)
+            taken.append(Timer(first[1], kind, until_ms))
+        return taken
