@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import trio
+
+from taskcast_trio.storage.postgres import migrate, open_postgres
 
 PATIENCE_S: Final = 60
 UNPRIVILEGED: Final = "nobody"
@@ -168,4 +173,19 @@ def new_database(template: str = "template0") -> str:
     psql(admin, f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'")
     if "TASKCAST_TEST_POSTGRES_URL" in os.environ:
         atexit.register(psql, admin, f"DROP DATABASE IF EXISTS {name}")
+    return name
+
+
+@cache
+def migrated_database() -> str:
+    """The name of a database with the schema of this version, to copy."""
+    name = new_database()
+
+    async def main() -> None:
+        async with open_postgres(url_of(name)) as store:
+            await migrate(store.pool)
+
+    thread = ThreadPoolExecutor(1)  # wherever this is called from: it may be in a trio.run
+    thread.submit(trio.run, main).result(PATIENCE_S)
+    thread.shutdown()
     return name
