@@ -32,7 +32,6 @@ from msgspec import Struct
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, Task
 
-
 Timers: TypeAlias = Mapping[str, int | None]
 """When the timers of a task are due, by kind (Unix ms); None clears one."""
 

@@ -32,7 +32,7 @@ async def open_sqlite_file() -> AsyncIterator[Backend]:
             yield backend
 
 
-BACKENDS: dict[str, OpenBackend] = {"memory": open_memory}
+BACKENDS: dict[str, OpenBackend] = {"memory": open_memory, "sqlite": open_sqlite_file}
 
 
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
