@@ -18,7 +18,15 @@ from taskcast_trio.core.series import SeriesValues, fold
 
 from ..protocols import Commit, Idempotency, Page, TaskRecord
 from .recent import Recent
-from .rows import EVENT_COLUMNS, Row, entry_of, unpack_entries, unpack_former, unpack_task
+from .rows import (
+    EVENT_COLUMNS,
+    Row,
+    entries_of,
+    entry_of,
+    unpack_entries,
+    unpack_former,
+    unpack_task,
+)
 from .schema import KEEPS_VALUE
 
 _MAX_INTEGER: Final = 2**63 - 1
@@ -224,7 +232,7 @@ def read_places(
 
 
 def _page(found: TaskRecord, rows: Sequence[Row], limit: int) -> Page:
-    return Page(found, [entry_of(row, found) for row in rows[:limit]], more=len(rows) > limit)
+    return Page(found, entries_of(rows[:limit], found), more=len(rows) > limit)
 
 
 def find(connection: sqlite3.Connection, tasks: Tasks, task_id: str, event_id: str) -> Entry | None:

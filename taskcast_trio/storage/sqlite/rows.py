@@ -8,6 +8,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -61,16 +62,22 @@ def _epoch_at(record: TaskRecord, index: int) -> str:
     return record.epoch
 
 
+def entries_of(rows: Iterable[Row], record: TaskRecord) -> list[Entry]:
+    """The entries that :func:`row_of` took apart, of the log ``record``."""
+    task_id, epoch, former = record.task.id, record.epoch, record.former
+    return [_entry(row, task_id, _epoch_at(record, row[1]) if former else epoch) for row in rows]
+
+
 def entry_of(row: Row, record: TaskRecord) -> Entry:
-    """The entry that :func:`row_of` took apart, of the log ``record``."""
+    return _entry(row, record.task.id, _epoch_at(record, row[1]))
+
+
+def _entry(row: Row, task_id: str, epoch: str) -> Entry:
     place, index, timestamp, type_, level, series_id, mode, acc_field, collapsed, id_, data = row
-    if id_ is None:
-        epoch = _epoch_at(record, index) if record.former else record.epoch
-        id_ = event_id(timestamp, epoch, index)
     return Entry(
         Event(
-            id=id_,
-            task_id=record.task.id,
+            id=event_id(timestamp, epoch, index) if id_ is None else id_,
+            task_id=task_id,
             index=index,
             timestamp=timestamp,
             type=type_,
@@ -93,7 +100,7 @@ _ROWS: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]])
 
 
 def unpack_entries(packed: bytes, record: TaskRecord) -> list[Entry]:
-    return [entry_of(row, record) for row in _ROWS.decode(packed)]
+    return entries_of(_ROWS.decode(packed), record)
 
 
 _FORMER: Final = msgspec.msgpack.Decoder(list[tuple[str, int]])
