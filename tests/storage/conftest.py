@@ -74,7 +74,11 @@ async def _empty(connection: Connection) -> None:
     )
 
 
-BACKENDS: dict[str, OpenBackend] = {"memory": open_memory, "memory+postgres": open_tiered}
+BACKENDS: dict[str, OpenBackend] = {
+    "memory": open_memory,
+    "sqlite": open_sqlite_file,
+    "memory+postgres": open_tiered,
+}
 
 
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
