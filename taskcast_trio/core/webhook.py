@@ -42,7 +42,7 @@ RETRY_AFTER_LIMIT_MS: Final = 3_600_000
 _URL: Final = re.compile(r"(?i:https?)://(?P<authority>[^/?#]*)")
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\[\]@]*\]|[^\[\]@:]*)(?::(?P<port>[0-9]{0,5}))?")
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-\u0080-\U0010ffff]+")
-_NOT_IN_URLS: Final = re.compile(r'[\x00-\x20\x7f-\xa0"<>\\^`{|}]')
+_NOT_IN_URLS: Final = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 _CUT: Final = quote("…")
 

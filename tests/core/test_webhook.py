@@ -113,6 +113,7 @@ def test_what_a_retry_does_not_say_is_as_configured() -> None:
         "http://bücher.example/ü",
         "http://h_1.example./",
         "http://h:/",
+        "http://h/{a}|'b'?<c>",
     ],
 )
 def test_a_url_of_http_is_usable(url: str) -> None:

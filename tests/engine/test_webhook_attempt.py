@@ -567,10 +567,20 @@ async def test_who_is_cancelled_between_its_host_s_turn_and_the_last_holds_none(
     autojump_clock: MockClock,
 ) -> None:
     turns = Turns(1, 1)
-    async with turns.turn("a"):
-        with trio.move_on_after(1):
-            async with turns.turn("b"):
-                raise AssertionError
-        assert (turns.taken, turns.hosts) == (1, 1)
-    async with turns.turn("b"):
-        assert turns.taken == 1
+    got: list[float] = []
+
+    async def next_of_b() -> None:
+        await trio.sleep(0.5)
+        async with turns.turn("b"):
+            got.append(trio.current_time())
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery, turns.turn("a"):
+            nursery.start_soon(next_of_b)
+            with trio.move_on_after(1):
+                async with turns.turn("b"):
+                    raise AssertionError
+            await trio.sleep(1)
+            assert (turns.taken, turns.hosts) == (1, 2)
+    assert got == [2]
+    assert (turns.taken, turns.hosts) == (0, 0)
