@@ -39,7 +39,7 @@ from taskcast_trio.engine.items import Done, Run
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.protocols import StoreRefused
 
-from ..storage.postgres.server import LocalServer, new_database, psql, url_of
+from ..storage.postgres.server import LocalServer, migrated_on, new_database, psql, url_of
 
 PATIENCE_S = 60
 
@@ -406,15 +406,7 @@ async def test_tasks_of_the_original_are_taken_over(postgres_server: LocalServer
 @pytest.fixture
 def url_of_server(postgres_server: LocalServer) -> str:
     """A migrated database on the server that outages are tried on."""
-    name = postgres_server.new_database()
-    url = postgres_server.url(name)
-
-    async def prepare() -> None:
-        async with opened(replace(config(url), auto_migrate=True)):
-            pass
-
-    trio.run(prepare)
-    return url
+    return migrated_on(postgres_server)
 
 
 async def test_an_outage_stops_no_publisher_and_nothing_is_lost(postgres_server, url_of_server):

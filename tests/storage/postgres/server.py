@@ -77,6 +77,10 @@ class LocalServer:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}&port={self.port}"
 
@@ -180,12 +184,21 @@ def new_database(template: str = "template0") -> str:
 def migrated_database() -> str:
     """The name of a database with the schema of this version, to copy."""
     name = new_database()
+    _migrate(url_of(name))
+    return name
 
+
+def migrated_on(server: LocalServer) -> str:
+    """The URL of a new database of that server, with the schema of this version."""
+    url = server.url(server.new_database())
+    _migrate(url)
+    return url
+
+
+def _migrate(url: str) -> None:
     async def main() -> None:
-        async with open_postgres(url_of(name)) as store:
+        async with open_postgres(url) as store:
             await migrate(store.pool)
 
-    thread = ThreadPoolExecutor(1)  # wherever this is called from: it may be in a trio.run
-    thread.submit(trio.run, main).result(PATIENCE_S)
-    thread.shutdown()
-    return name
+    with ThreadPoolExecutor(1) as thread:  # wherever this is called: it may be in a trio.run
+        thread.submit(trio.run, main).result(PATIENCE_S)
