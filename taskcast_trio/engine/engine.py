@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.core import machine, validate
 from taskcast_trio.core.archive import restore
+from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     NotBlocked,
@@ -47,6 +49,7 @@ from taskcast_trio.storage.protocols import (
     ShortTermStore,
     Snapshot,
     TaskRecord,
+    Timers,
 )
 from taskcast_trio.storage.tiered import TieredStore
 
@@ -56,6 +59,7 @@ from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
 from .items import Follow
 from .metrics import Metrics
 from .replay import resolve_cursor
+from .scheduler import Scheduler
 from .subscription import Subscription
 
 
@@ -80,17 +84,28 @@ class TaskEngine:
         log_limits: LogLimits | None = None,
         archive: LongTermStore | None = None,
         changed: Callable[[], None] = lambda: None,
+        shared: bool = False,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
-        there; ``changed`` is called when there is something to be archived.
+        there; ``changed`` is called when there is something to be archived. ``shared`` says that
+        other processes use the store too.
         """
         self.store = store
         self._hot = store
         self._archive = archive
         if archive is not None:
             self.store = TieredStore(
-                store, archive, clock=clock, new_epoch=self._new_epoch, changed=changed
+                store,
+                archive,
+                clock=clock,
+                new_epoch=self._new_epoch,
+                changed=changed,
+                timers_of=timers_at_start,
+                timers_set=lambda timers: self.scheduler.notify(timers),
             )
+        self.scheduler = Scheduler(
+            self.store, store, clock=clock, counted=self._count, shared=shared
+        )
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
@@ -117,12 +132,25 @@ class TaskEngine:
         elif self._archive is not None and await self._archive.exists(fields["id"]):
             raise TaskExists(fields["id"])
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
-        commit = await self.store.create(
-            task, epoch=self._new_epoch(), now_ms=now_ms, idempotency=idempotency
-        )
+        with self._timers(timers_at_start(task, now_ms)) as timers:
+            commit = await self.store.create(
+                task,
+                epoch=self._new_epoch(),
+                now_ms=now_ms,
+                idempotency=idempotency,
+                timers=timers,
+            )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
         return commit.record.task
+
+    @contextmanager
+    def _timers(self, timers: Timers) -> Iterator[Timers]:
+        """Around a step that sets them: the scheduler is told of them however it ends."""
+        try:
+            yield timers
+        finally:
+            self.scheduler.notify(timers)
 
     def _new_epoch(self) -> str:
         return new_epoch(self._noise(40))
@@ -200,7 +228,10 @@ class TaskEngine:
         machine.check_transition(change)
         idempotency = _idempotency("transition", key, change)
         return await self._move(
-            task_id, lambda task, now_ms: machine.transition(task, change, now_ms), idempotency
+            task_id,
+            lambda task, now_ms: machine.transition(task, change, now_ms),
+            idempotency,
+            new_ttl=change.ttl is not UNSET,
         )
 
     async def blocked(self, task_id: str) -> Task:
@@ -233,6 +264,8 @@ class TaskEngine:
         task_id: str,
         decide: Callable[[Task, int], tuple[Task, list[Draft]]],
         idempotency: Idempotency | None,
+        *,
+        new_ttl: bool = False,
     ) -> Task:
         """Decide on the task as it is, and store that if it still is so; else decide anew.
 
@@ -246,15 +279,18 @@ class TaskEngine:
                 if answer is not None:
                     return answer.record.task
             task, drafts = decide(record.task, now_ms)
+            due = timers_at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
-                commit = await self.store.transition(
-                    task,
-                    drafts,
-                    revision=record.revision,
-                    epoch=record.epoch,
-                    now_ms=now_ms,
-                    idempotency=idempotency,
-                )
+                with self._timers(due) as timers:
+                    commit = await self.store.transition(
+                        task,
+                        drafts,
+                        revision=record.revision,
+                        epoch=record.epoch,
+                        now_ms=now_ms,
+                        idempotency=idempotency,
+                        timers=timers,
+                    )
             except RevisionConflict:
                 continue
             self._count(commit)
@@ -385,9 +421,14 @@ class TaskEngine:
         """
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        commit = await self.store.import_task(
-            task, events, epoch=self._new_epoch(), overwrite=request.overwrite
-        )
+        with self._timers(timers_at_start(task, self.clock())) as timers:
+            commit = await self.store.import_task(
+                task,
+                events,
+                epoch=self._new_epoch(),
+                overwrite=request.overwrite,
+                timers=timers,
+            )
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
         )

@@ -73,6 +73,7 @@ async def open_runtime(
             log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
+            shared=backend.shared,
         )
         drain = trio.Event()
         raised: Exception | None = None
@@ -82,6 +83,7 @@ async def open_runtime(
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
+            await services.start(engine.scheduler.run, name="scheduler")
             try:
                 yield Runtime(config, engine, backend, metrics, drain, clock(), archive, archiver)
             except Exception as error:

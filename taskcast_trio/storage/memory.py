@@ -388,6 +388,7 @@ class MemoryBackend:
     """A memory store and the broadcast it announces to."""
 
     provider = "memory"
+    shared = False
 
     def __init__(self) -> None:
         self.broadcast = MemoryBroadcast()

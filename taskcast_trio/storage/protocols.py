@@ -537,6 +537,10 @@ class Backend(Protocol):
         """The name of the technology, as health pages show it."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may use the store at the same time."""
+
+    @property
     def store(self) -> ShortTermStore: ...
 
     @property

@@ -27,6 +27,7 @@ class TieredBackend:
     """A short-term store over an archive, without an archiver."""
 
     provider = "tiered"
+    shared = False
 
     def __init__(self, backend: Backend, archive: LongTermStore) -> None:
         self.broadcast = backend.broadcast

@@ -24,6 +24,7 @@ class SqliteBackend:
     """
 
     provider = "sqlite"
+    shared = False
 
     def __init__(self, store: SqliteStore, broadcast: MemoryBroadcast) -> None:
         self.store = store
