@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.core import machine, validate
@@ -21,6 +22,7 @@ from taskcast_trio.core.archive import restore
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
+    Forbidden,
     NotBlocked,
     ReleaseUnsupported,
     RequestNotFound,
@@ -53,6 +55,7 @@ from taskcast_trio.storage.protocols import (
 )
 from taskcast_trio.storage.tiered import TieredStore
 
+from .answer_schema import check_answer, check_request
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
@@ -61,6 +64,7 @@ from .metrics import Metrics
 from .replay import resolve_cursor
 from .scheduler import Scheduler
 from .subscription import Subscription
+from .watch import Watch
 
 
 def wall_clock_ms() -> int:
@@ -220,12 +224,13 @@ class TaskEngine:
         """Move the task to another status, and append the events that tell of it.
 
         Raises:
-            BadRequest: the change is wrong in itself.
+            BadRequest: the change is wrong in itself, or the schema of its blocked request is.
             TaskNotFound: there is no such task.
             InvalidTransition: there is no way from its status to the one asked for.
             KeyReused: the key came with another request before.
         """
         machine.check_transition(change)
+        check_request(change.blocked_request, "$.blockedRequest")
         idempotency = _idempotency("transition", key, change)
         return await self._move(
             task_id,
@@ -251,13 +256,16 @@ class TaskEngine:
 
         Raises:
             TaskNotFound: there is no such task.
-            NotBlocked: there is nothing to answer.
+            NotBlocked: there is nothing to answer (any more).
+            BadRequest: the answer breaks the schema of the request.
         """
-        return await self._move(
-            task_id,
-            lambda task, now_ms: machine.transition(task, machine.resolution(task, data), now_ms),
-            None,
-        )
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            change = machine.resolution(task, data)
+            check_answer(task.blocked_request, data)
+            return machine.transition(task, change, now_ms)
+
+        return await self._move(task_id, decide, None)
 
     async def _move(
         self,
@@ -301,17 +309,41 @@ class TaskEngine:
             self.metrics.transitions.labels(commit.record.task.status).inc()
             self.metrics.events.inc(len(commit.entries))
 
-    async def blocked_request(self, task_id: str) -> BlockedRequest:
-        """What the task waits to be told.
+    async def blocked_request(
+        self,
+        task_id: str,
+        *,
+        wait_s: float = 0.0,
+        visible: Callable[[Task], bool] | None = None,
+    ) -> BlockedRequest:
+        """What the task waits to be told; for that ``wait_s`` are waited, or until it has ended.
+
+        Who waits counts as no subscriber.
 
         Raises:
-            TaskNotFound: there is no such task.
+            TaskNotFound: there is no such task (any more).
             RequestNotFound: it is not blocked, or blocked without a request.
+            Forbidden: the task was replaced by one that is not ``visible``.
+            Draining: the engine shuts down.
         """
-        task = (await self.record(task_id)).task
-        if task.status != "blocked" or task.blocked_request is UNSET:
+        record = await self.record(task_id)
+        if wait_s > 0 and not _asks(record.task):
+            with trio.move_on_after(wait_s), Watch(task_id, self.fanout) as watch:
+                record = await self._until_asked(task_id, watch, visible)
+        if not _asks(record.task) or record.task.blocked_request is UNSET:
             raise RequestNotFound(task_id)
-        return task.blocked_request
+        return record.task.blocked_request
+
+    async def _until_asked(
+        self, task_id: str, watch: Watch, visible: Callable[[Task], bool] | None
+    ) -> TaskRecord:
+        while True:
+            record = await self.record(task_id)
+            if visible is not None and not visible(record.task):
+                raise Forbidden("The task was replaced by one that this caller may not answer")
+            if _asks(record.task) or record.task.terminal:
+                return record
+            await watch.changed(record)
 
     async def publish(
         self, task_id: str, drafts: Sequence[Draft], *, key: str | None = None
@@ -421,6 +453,7 @@ class TaskEngine:
         """
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
+        check_request(task.blocked_request, "$.archive.task.blockedRequest")
         with self._timers(timers_at_start(task, self.clock())) as timers:
             commit = await self.store.import_task(
                 task,
@@ -453,6 +486,10 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _asks(task: Task) -> bool:
+    return task.status == "blocked" and task.blocked_request is not UNSET
 
 
 def _idempotency(step: str, key: str | None, request: Any) -> Idempotency | None:
