@@ -51,7 +51,9 @@ async def open_runtime(
     config = config or Config()
     async with open_backend(config) as backend:
         metrics = Metrics()
-        fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+        fanout = Fanout(
+            metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
+        )
         limits = LogLimits(config.limits.task_events, config.limits.task_bytes)
         engine = TaskEngine(
             backend.store, fanout, metrics, clock=clock, noise=noise, log_limits=limits

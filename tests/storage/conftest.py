@@ -13,8 +13,10 @@ import trio
 
 from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.protocols import Backend, ShortTermStore
+from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.sqlite import open_sqlite
 
+from .redis.server import new_prefix, redis_url
 from .support import Announced
 
 OpenBackend = Callable[[], AbstractAsyncContextManager[Backend]]
@@ -32,7 +34,13 @@ async def open_sqlite_file() -> AsyncIterator[Backend]:
             yield backend
 
 
-BACKENDS: dict[str, OpenBackend] = {"memory": open_memory}
+@asynccontextmanager
+async def open_redis_prefix() -> AsyncIterator[Backend]:
+    async with open_redis(redis_url(), prefix=new_prefix(), timeout_s=10) as backend:
+        yield backend
+
+
+BACKENDS: dict[str, OpenBackend] = {"memory": open_memory, "redis": open_redis_prefix}
 
 
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))
@@ -56,6 +64,7 @@ def store(backend: Backend) -> ShortTermStore:
 async def announced(backend: Backend) -> AsyncIterator[Announced]:
     """Everything that is announced from now on."""
     sink = Announced()
+    backend.broadcast.attached(None)
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.broadcast.run, sink)
         yield sink

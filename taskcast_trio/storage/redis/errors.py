@@ -1,0 +1,77 @@
+"""What Redis's errors mean to those who wait for an answer, and to those who start a server.
+
+No message of the server or of the driver is passed on: it may hold what a caller sent.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+
+from taskcast_trio.core.errors import StoreUnavailable
+
+CONNECTION_ERRORS: Final = (RedisError, OSError, EOFError, TimeoutError)
+"""Everything that talking to Redis may bring that is neither an answer nor a mistake in this code.
+"""
+
+PASSING: Final = (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    AskError,
+    ReadOnlyError,
+    TryAgainError,
+)
+"""Answers of a server that did nothing, and is another one, or another state, away from doing it.
+"""
+
+_REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
+def unavailable(error: BaseException) -> StoreUnavailable:
+    """What a caller is told."""
+    if isinstance(error, StoreUnavailable):
+        return error
+    if isinstance(error, _REFUSALS):
+        return StoreUnavailable("Redis refuses this server's user or password")
+    if isinstance(error, ResponseError):
+        return StoreUnavailable(f"Redis refused a step: {code_of(error)}")
+    return StoreUnavailable(f"Redis is away: {type(error).__name__}")
+
+
+def code_of(error: ResponseError) -> str:
+    """The word in capitals that begins an error of the server, or the driver's class for it."""
+    if type(error) is not ResponseError:
+        return type(error).__name__
+    word = str(error).partition(" ")[0]
+    return word if word.isalpha() and word.isupper() and len(word) < 20 else "ERR"
+
+
+def refusal(error: BaseException, where: str) -> str:
+    """Why a server can't be started on the Redis at ``where``, in one line."""
+    if isinstance(error, _REFUSALS):
+        return f"Redis at {where} refuses the user or the password"
+    if isinstance(error, BusyLoadingError):
+        return f"Redis at {where} is still loading its data: try again"
+    if isinstance(error, ResponseError) and "NOAUTH" not in str(error):
+        return f"What answers at {where} is not a Redis that can be used: {code_of(error)}"
+    if isinstance(error, ResponseError):
+        return f"Redis at {where} asks for a password"
+    if isinstance(error, RedisError) and type(error).__name__ == "InvalidResponse":
+        return f"What answers at {where} is no Redis"
+    return f"Redis at {where} can't be reached: {type(error.__cause__ or error).__name__}"
