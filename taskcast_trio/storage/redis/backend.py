@@ -28,6 +28,7 @@ Durability: TypeAlias = Literal["durable", "volatile", "unknown"]
 
 OLDEST: Final = (6, 2)
 SHARDED_SINCE: Final = (7, 0)
+UNKNOWN: Final = "unknown"
 
 
 class RedisState(Struct, frozen=True):
@@ -132,7 +133,7 @@ async def _look(commands: Commands, target: Target) -> _Looked:
     except trio.TooSlowError:
         why = f"Redis at {target.where} gave no answer in {commands.timeout_s:g} s"
     except (*CONNECTION_ERRORS, StoreUnavailable) as error:
-        why = refusal(error, target.where)
+        why = refusal(error, target.where, has_password="password" in target.options)
     raise StoreRefused(why)
 
 
@@ -155,9 +156,8 @@ class _Looking:
         try:
             await connect(self._connection)
             await self._ask("PING")
-            server = _fields(await self._ask("INFO", "server"))
-            version = server.get("redis_version", "0")
-            if _numbers(version) < OLDEST:
+            version = await self._version()
+            if version != UNKNOWN and _numbers(version) < OLDEST:
                 shown = ".".join(map(str, OLDEST))
                 raise StoreRefused(
                     f"Redis at {self._target.where} is too old: {version}, {shown} is needed"
@@ -176,6 +176,12 @@ class _Looking:
     async def _ask(self, *values: str) -> Any:
         await self._connection.send_command(*values, check_health=False)
         return await self._connection.read_response(disable_decoding=True)
+
+    async def _version(self) -> str:
+        try:
+            return _fields(await self._ask("INFO", "server")).get("redis_version", UNKNOWN)
+        except NoPermissionError:
+            return UNKNOWN
 
     async def _durability(self) -> Durability:
         try:

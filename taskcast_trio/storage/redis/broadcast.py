@@ -254,12 +254,15 @@ class RedisBroadcast:
     async def _check_store(self) -> None:
         commands = self._commands
         key = commands.keys.store
-        await commands.do(commands.plain(0, "SET", key, self._store_id, "NX"))
         found = await commands.do(commands.plain(0, "GET", key))
-        if found is not None and found != self._store_id:
-            log.error("redis_data_lost")
-            self._store_id = found
-            self._interrupt(None)
+        if found == self._store_id:
+            return
+        if found is None:
+            await commands.do(commands.plain(0, "SET", key, commands.request().hex(), "NX"))
+            found = await commands.do(commands.plain(0, "GET", key))
+        log.error("redis_data_lost")
+        self._store_id = found
+        self._interrupt(None)
 
     async def _check_positions(self, tasks: list[str]) -> None:
         keys = self._commands.keys

@@ -17,6 +17,7 @@ from redis.exceptions import (
     MovedError,
     NoPermissionError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TryAgainError,
@@ -24,7 +25,7 @@ from redis.exceptions import (
 
 from taskcast_trio.core.errors import StoreUnavailable
 
-CONNECTION_ERRORS: Final = (RedisError, OSError, EOFError, TimeoutError)
+CONNECTION_ERRORS: Final = (RedisError, RedisClusterException, OSError, EOFError, TimeoutError)
 """Everything that talking to Redis may bring that is neither an answer nor a mistake in this code.
 """
 
@@ -62,16 +63,16 @@ def code_of(error: ResponseError) -> str:
     return word if word.isalpha() and word.isupper() and len(word) < 20 else "ERR"
 
 
-def refusal(error: BaseException, where: str) -> str:
+def refusal(error: BaseException, where: str, *, has_password: bool) -> str:
     """Why a server can't be started on the Redis at ``where``, in one line."""
     if isinstance(error, _REFUSALS):
-        return f"Redis at {where} refuses the user or the password"
+        if has_password:
+            return f"Redis at {where} refuses the user or the password"
+        return f"Redis at {where} asks for a password"
     if isinstance(error, BusyLoadingError):
         return f"Redis at {where} is still loading its data: try again"
-    if isinstance(error, ResponseError) and "NOAUTH" not in str(error):
-        return f"What answers at {where} is not a Redis that can be used: {code_of(error)}"
     if isinstance(error, ResponseError):
-        return f"Redis at {where} asks for a password"
+        return f"What answers at {where} is not a Redis that can be used: {code_of(error)}"
     if isinstance(error, RedisError) and type(error).__name__ == "InvalidResponse":
         return f"What answers at {where} is no Redis"
     return f"Redis at {where} can't be reached: {type(error.__cause__ or error).__name__}"

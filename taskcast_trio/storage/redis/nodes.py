@@ -35,7 +35,6 @@ OPTIONS: Final[dict[str, Any]] = {
     "socket_connect_timeout": None,
     # A step that was sent may have been done: it is ours to send it again, under its own name.
     "retry": Retry(NoBackoff(), 0),
-    "retry_on_timeout": False,
 }
 
 assert "_writer" in AbstractConnection.__slots__, "another redis-py: see cut()"
@@ -142,8 +141,6 @@ def nodes_of(target: Target, tags: Sequence[str]) -> Nodes:
     options = {**target.options, **OPTIONS}
     if target.kind == "cluster":
         startup = [ClusterNode(host, port) for host, port in target.hosts]
-        for name in ("retry_on_timeout",):
-            options.pop(name)
         return Cluster(RedisCluster(startup_nodes=startup, **options), tags)
     if target.kind == "sentinel":
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
@@ -162,4 +159,6 @@ def nodes_of(target: Target, tags: Sequence[str]) -> Nodes:
         if tls
         else TcpConnection,
     )
-    return Server(aioredis.ConnectionPool(**options))
+    server = Server(aioredis.ConnectionPool(**options))
+    server.connection("")  # its options are looked at only here
+    return server

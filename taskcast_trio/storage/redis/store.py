@@ -66,6 +66,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             epoch,
             task.created_at,
             task.status,
+            ended_value(task),
             type_value(task),
             pack_body(task),
             timer_values(timers),

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 PATIENCE_S: Final = 60
 
@@ -62,7 +64,7 @@ class LocalServer:
                  "--dir", str(self.folder), *self._options],
                 stdout=log, stderr=log,
             )  # fmt: skip
-        with redis.Redis(port=self.port, retry=None) as client:
+        with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
             for _ in range(PATIENCE_S * 100):
                 try:
                     client.ping()
