@@ -11,17 +11,16 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
-from math import inf
 from typing import Any, Final
 
 import trio
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, ResponseError
+from redis.exceptions import AskError, BusyLoadingError, NoScriptError, ResponseError
 
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.storage.bridge import Bridge
 
-from .errors import CONNECTION_ERRORS, PASSING, unavailable
+from .errors import CONNECTION_ERRORS, is_passing, unavailable
 from .keys import TASK_KEY_COUNT, Keys
 from .nodes import Cluster, Nodes, Place, connect, cut
 from .resp import Value, bulk, command
@@ -321,20 +320,21 @@ class _Exchange:
         unknown: list[Command] = []
         for step in steps:
             if step.ask is not None:
-                await connection.read_response(disable_decoding=True, timeout=inf)
+                await connection.read_response(disable_decoding=True)
                 step.ask = None
             try:
-                reply = await connection.read_response(disable_decoding=True, timeout=inf)
+                reply = await connection.read_response(disable_decoding=True)
             except NoScriptError:
                 unknown.append(step)
-            except PASSING as problem:
+            except BusyLoadingError as problem:
                 self.passing[step] = problem
-                if isinstance(problem, AskError) and isinstance(self._nodes, Cluster):
-                    step.ask = self._nodes.asked_to(problem.host, problem.port)
-                if not connection.is_connected:
-                    raise
             except ResponseError as problem:
-                step.settle(problem)
+                if not is_passing(problem):
+                    step.settle(problem)
+                    continue
+                self.passing[step] = problem
+                if isinstance(self._nodes, Cluster) and type(problem) is AskError:
+                    step.ask = self._nodes.asked_to(problem.host, problem.port)
             else:
                 step.settle(reply)
         return unknown

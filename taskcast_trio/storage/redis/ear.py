@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from math import inf
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
@@ -82,7 +81,7 @@ class Ear:
             self.connected = True
             keeper = loop.create_task(self._keep(connection, self._wake))
             while True:
-                self._take(await connection.read_response(disable_decoding=True, timeout=inf))
+                self._take(await connection.read_response(disable_decoding=True))
                 self._last = loop.time()
         finally:
             self.connected = False

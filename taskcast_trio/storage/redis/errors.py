@@ -5,6 +5,7 @@ No message of the server or of the driver is passed on: it may hold what a calle
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from redis.exceptions import (
@@ -29,8 +30,7 @@ CONNECTION_ERRORS: Final = (RedisError, RedisClusterException, OSError, EOFError
 """Everything that talking to Redis may bring that is neither an answer nor a mistake in this code.
 """
 
-PASSING: Final = (
-    BusyLoadingError,
+_PASSING: Final = (
     ClusterDownError,
     MasterDownError,
     MovedError,
@@ -38,10 +38,22 @@ PASSING: Final = (
     ReadOnlyError,
     TryAgainError,
 )
-"""Answers of a server that did nothing, and is another one, or another state, away from doing it.
-"""
+_IN_SCRIPT: Final = re.compile(r"-(READONLY|OOM|MISCONF|NOREPLICAS)\b")
+"""What Redis 6 says within the words of another error, where a script met it."""
 
 _REFUSALS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
+def is_passing(error: ResponseError) -> bool:
+    """Whether it is the answer of a server that did nothing, and another one, or the same one a
+    little later, would.
+    """
+    return isinstance(error, _PASSING) or _word_in(error) == "READONLY"
+
+
+def _word_in(error: ResponseError) -> str | None:
+    found = _IN_SCRIPT.search(str(error))
+    return found[1] if found else None
 
 
 def unavailable(error: BaseException) -> StoreUnavailable:
@@ -59,7 +71,7 @@ def code_of(error: ResponseError) -> str:
     """The word in capitals that begins an error of the server, or the driver's class for it."""
     if type(error) is not ResponseError:
         return type(error).__name__
-    word = str(error).partition(" ")[0]
+    word = _word_in(error) or str(error).partition(" ")[0]
     return word if word.isalpha() and word.isupper() and len(word) < 20 else "ERR"
 
 
