@@ -1,7 +1,8 @@
 """Runs the wire contract's conformance kit against this server.
 
-    python tests/conformance.py KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
+    python -m tests.conformance [--postgres] KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
 
+With --postgres the server archives in a PostgreSQL that is started for it.
 Two of the kit's scenarios can't be met and are expected to fail; when one passes, or another
 fails, so does this.
 """
@@ -29,6 +30,11 @@ def main() -> int:
     if "--" in arguments:
         at = arguments.index("--")
         arguments, options = arguments[:at], arguments[at + 1 :]
+    if "--postgres" in arguments:
+        from .storage.postgres.server import new_database, url_of
+
+        arguments.remove("--postgres")
+        options += ["--postgres-url", url_of(new_database()), "--auto-migrate"]
     kit, profiles = Path(arguments[0]), arguments[1:] or ["open"]
     start = [sys.executable, "-m", "taskcast_trio", "start", *options]
     command = [sys.executable, str(kit / "run_profiles.py")]
@@ -42,7 +48,7 @@ def main() -> int:
     surprising = passed & UNMEETABLE
     if not passed or unexpected or surprising:
         print(run.stdout, run.stderr)
-    what = " ".join([*profiles, *options])
+    what = re.sub(r"postgresql://\S+", "postgresql://...", " ".join([*profiles, *options]))
     print(f"conformance {what}: {len(passed)} met, {len(failed)} not met")
     for name in sorted(failed & UNMEETABLE):
         print(f"  known and explained in {Path(__file__).name}: {name}")

@@ -4,7 +4,11 @@ the same examples each time.
 
 from hypothesis import settings
 
-pytest_plugins = ["taskcast_trio.testing.plugin", "pytester"]
+pytest_plugins = [
+    "taskcast_trio.testing.plugin",
+    "pytester",
+    "tests.storage.postgres.fixtures",
+]
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
 settings.load_profile("repeatable")

@@ -9,6 +9,7 @@
 -- raw:        the task as JSON with every value of the caller's own replaced by 0
 -- raws:       those values, in their order
 -- next_index: the log is archived up to the index before this one
+-- former:     epochs of the log before this one: [[epoch, next_index], ...]
 
 ALTER TABLE taskcast_tasks
     ADD COLUMN IF NOT EXISTS tags              JSONB,
@@ -24,6 +25,7 @@ ALTER TABLE taskcast_tasks
     ADD COLUMN revision   BIGINT  NOT NULL DEFAULT 0,
     ADD COLUMN epoch      TEXT,
     ADD COLUMN next_index BIGINT  NOT NULL DEFAULT 0,
+    ADD COLUMN former     JSONB   NOT NULL DEFAULT '[]',
     ADD COLUMN imported   BOOLEAN NOT NULL DEFAULT TRUE;
 
 ALTER TABLE taskcast_tasks

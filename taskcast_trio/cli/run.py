@@ -185,6 +185,7 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
     lines = [
         ("listening", ", ".join(urls)),
         ("storage", _storage(config)),
+        *([] if config.postgres.url is None else [("archive", f"{config.postgres.url}")]),
         ("auth", auth),
         ("config", str(loaded.file or "no file")),
         ("docs", f"{here}/docs"),
@@ -200,7 +201,8 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
 
 def _storage(config: Config) -> str:
     if config.storage != "sqlite":
-        return "memory (nothing survives a restart)"
+        survives = "nothing" if config.postgres.url is None else "what was archived"
+        return f"memory ({survives} survives a restart)"
     survives = "power loss" if config.sqlite.synchronous == "full" else "kill -9"
     return f"sqlite, {config.db_path} (what was acknowledged survives {survives})"
 

@@ -8,7 +8,7 @@ from taskcast_trio.config.errors import ConfigError
 from taskcast_trio.config.schema import Config
 
 STORAGES: Final = frozenset({"memory", "sqlite"})
-LONG_TERM_STORES: Final[frozenset[str]] = frozenset()
+LONG_TERM_STORES: Final = frozenset({"postgres"})
 AUTH_MODES: Final = frozenset({"none", "jwt", "custom"})
 
 

@@ -113,11 +113,14 @@ class Sqlite(Section, frozen=True):
 class Postgres(Section, frozen=True):
     url: SecretUrl | None = None
     max_connections: Count = 10
+    timeout_seconds: Seconds = 5.0
+    """For an answer of the database, the wait for a free connection included."""
 
 
 class StorageLifecycle(Section, frozen=True):
-    hot_retention_enabled: bool = False
+    hot_retention_enabled: bool = True
     hot_retention_terminal_seconds: Seconds = 86_400.0
+    """How long a task that has ended and is archived stays in the short-term store."""
     hot_retention_idle_seconds: Seconds = 86_400.0
     rehydrate_replay_events: Count = 1000
     storage_lock_ttl_seconds: Seconds = 30.0

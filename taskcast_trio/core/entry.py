@@ -89,6 +89,14 @@ class Entry:
             self._bare = bare
         return bare
 
+    def envelope(self, filtered_index: int) -> bytes:
+        """The JSON of the envelope."""
+        return self.frame(filtered_index)[len(_BARE_HEAD) : -len(self.id_line)]
+
+    def bare(self) -> bytes:
+        """The JSON of the stored event."""
+        return self.bare_frame()[len(_BARE_HEAD) : -len(self.id_line)]
+
 
 def sse_id(text: str) -> bytes:
     """An id as a field value: line breaks and NUL (imported ids may hold them) would end or void

@@ -23,6 +23,7 @@ from taskcast_trio.core.errors import (
     ReleaseUnsupported,
     RequestNotFound,
     RevisionConflict,
+    TaskExists,
     TaskNotFound,
     no_page_after,
 )
@@ -42,10 +43,12 @@ from taskcast_trio.storage.protocols import (
     Commit,
     Idempotency,
     LogLimits,
+    LongTermStore,
     ShortTermStore,
     Snapshot,
     TaskRecord,
 )
+from taskcast_trio.storage.tiered import TieredStore
 
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
@@ -75,8 +78,19 @@ class TaskEngine:
         clock: Callable[[], int] = wall_clock_ms,
         noise: Callable[[int], int] = secrets.randbits,
         log_limits: LogLimits | None = None,
+        archive: LongTermStore | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
+        there; ``changed`` is called when there is something to be archived.
+        """
         self.store = store
+        self._hot = store
+        self._archive = archive
+        if archive is not None:
+            self.store = TieredStore(
+                store, archive, clock=clock, new_epoch=self._new_epoch, changed=changed
+            )
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
@@ -100,13 +114,18 @@ class TaskEngine:
         idempotency = _idempotency("create", key, request)
         if fields["id"] is UNSET:
             fields["id"] = self._task_id(now_ms, key)
+        elif self._archive is not None and await self._archive.exists(fields["id"]):
+            raise TaskExists(fields["id"])
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
         commit = await self.store.create(
-            task, epoch=new_epoch(self._noise(40)), now_ms=now_ms, idempotency=idempotency
+            task, epoch=self._new_epoch(), now_ms=now_ms, idempotency=idempotency
         )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
         return commit.record.task
+
+    def _new_epoch(self) -> str:
+        return new_epoch(self._noise(40))
 
     def _task_id(self, now_ms: int, key: str | None) -> str:
         if key is None:
@@ -304,6 +323,7 @@ class TaskEngine:
         return FollowAll(
             options or FollowAllOptions(),
             store=self.store,
+            hot=self._hot,
             fanout=self.fanout,
             metrics=self.metrics,
         )
@@ -366,7 +386,7 @@ class TaskEngine:
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
         commit = await self.store.import_task(
-            task, events, epoch=new_epoch(self._noise(40)), overwrite=request.overwrite
+            task, events, epoch=self._new_epoch(), overwrite=request.overwrite
         )
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced

@@ -51,11 +51,14 @@ class FollowAll:
         options: FollowAllOptions,
         *,
         store: ShortTermStore,
+        hot: ShortTermStore,
         fanout: Fanout,
         metrics: Metrics,
     ) -> None:
+        """``hot`` has the tasks that can be followed, ``store`` also what they were."""
         self._options = options
         self._store = store
+        self._hot = hot
         self._fanout = fanout
         self._metrics = metrics
         self._cursors: dict[str, _Cursor] = {}
@@ -74,7 +77,7 @@ class FollowAll:
         self._inbox = self._fanout.attach(None)
         self._metrics.global_subscribers.inc()
         try:
-            for record in await self._store.list_tasks():
+            for record in await self._hot.list_tasks():
                 self._recent.append(record)
                 if self._options.existing and not record.task.terminal:
                     self._follow(record, record.next_index - 1)
@@ -154,7 +157,10 @@ class FollowAll:
                 self._recent.append(record)
                 self._follow(record, -1)
         elif cursor is None:
-            return
+            # Without entries it was taken in: an import, or a task that only the archive had.
+            lives = not (commit.entries or commit.deleted or record.task.terminal)
+            if self._options.existing and lives:
+                self._follow(record, record.next_index - 1)
         elif commit.deleted:
             if cursor.epoch == record.epoch:
                 del self._cursors[task_id]
@@ -190,7 +196,9 @@ class FollowAll:
             del self._cursors[task_id]
             return True
         record = page.record
-        if record.epoch != cursor.epoch:
+        if record.holds(cursor.epoch, cursor.last):
+            cursor.epoch = record.epoch  # it may have gone on from its archive
+        else:
             # Imported over: what comes from now on. Created again: all of it.
             self._follow(record, record.next_index - 1 if record.imported else -1)
             self._to_list = True
@@ -221,16 +229,16 @@ class FollowAll:
         for known in reversed(self._recent):
             task_id = known.task.id
             try:
-                records = await self._store.list_tasks(after=task_id, limit=PAGE_EVENTS)
+                records = await self._hot.list_tasks(after=task_id, limit=PAGE_EVENTS)
             except BadRequest:
                 continue  # it was deleted: go by the one before
             # A task of this id that was created again stands elsewhere in the order.
-            there = await self._store.get(task_id)
+            there = await self._hot.get(task_id)
             if there is not None and there.epoch == known.epoch:
                 return [record for record in records if record.epoch not in seen]
         newest_ms = self._recent[-1].task.created_at if self._recent else 0
         return [
             record
-            for record in await self._store.list_tasks()
+            for record in await self._hot.list_tasks()
             if record.task.created_at >= newest_ms and record.epoch not in seen
         ]

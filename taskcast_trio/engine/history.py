@@ -94,7 +94,7 @@ class History:
             )
         except TaskNotFound:
             return None
-        if page.record.epoch != record.epoch:
+        if not page.record.holds(record.epoch, record.next_index - 1):
             return None
         self._more = page.more
         if page.entries:
@@ -136,7 +136,7 @@ async def _archive_parts(
     values = {value.index: value for value in snapshot.values.values()}
     while more:
         page = await store.read(record.task.id, after=after, limit=PAGE_EVENTS)
-        if page.record.epoch != record.epoch:
+        if not page.record.holds(record.epoch, record.next_index - 1):
             raise TaskNotFound(record.task.id)
         entries = [entry for entry in page.entries if entry.index < record.next_index]
         last = entries[-1].index if page.more and entries else record.next_index - 1

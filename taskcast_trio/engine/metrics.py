@@ -45,6 +45,29 @@ class Metrics:
             ["method", "status"],
             registry=self.registry,
         )
+        self.archived_events = Counter(
+            "taskcast_archived_events", "Events written to the archive", registry=self.registry
+        )
+        self.archive_failures = Counter(
+            "taskcast_archive_failures",
+            "Times that the archive was away when something was to be written",
+            registry=self.registry,
+        )
+        self.archive_unwritable = Counter(
+            "taskcast_archive_unwritable_rows",
+            "Events and tasks set aside because the archive can't hold them",
+            registry=self.registry,
+        )
+        self.archive_lag_seconds = Gauge(
+            "taskcast_archive_lag_seconds",
+            "How long the oldest change has waited to be archived",
+            registry=self.registry,
+        )
+        self.released = Counter(
+            "taskcast_tasks_released",
+            "Ended tasks that only the archive has since",
+            registry=self.registry,
+        )
         # Looking a label up costs more than counting.
         self.task_subscribers = self.subscribers.labels("task")
         self.global_subscribers = self.subscribers.labels("global")

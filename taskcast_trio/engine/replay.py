@@ -64,7 +64,10 @@ async def resolve_cursor(store: ShortTermStore, record: TaskRecord, event_id: st
     else None.
     """
     position = parse_event_id(event_id)
-    if position is not None and position.epoch == record.epoch:
-        return position.index if position.index < record.next_index else None
+    if position is not None:
+        if record.holds(position.epoch, position.index):
+            return position.index
+        if position.epoch == record.epoch:
+            return None
     found = await store.find(record.task.id, event_id)
     return found.index if found is not None else None

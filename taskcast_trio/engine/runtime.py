@@ -8,16 +8,21 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from taskcast_trio.config import Config
-from taskcast_trio.storage.protocols import Backend, LogLimits
+from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
 
-from .backends import open_backend
+from .archiver import Archiver
+from .backends import open_archive, open_backend
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
+
+ARCHIVE_FLUSH_S: Final = 5.0
+"""How long the end may take to archive what is not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Runtime:
     metrics: Metrics
     drain: trio.Event
     started_ms: int
+    archive: LongTermStore | None = None
+    archiver: Archiver | None = None
 
 
 @asynccontextmanager
@@ -49,14 +56,25 @@ async def open_runtime(
     Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
-    async with open_backend(config) as backend:
+    async with open_backend(config) as backend, open_archive(config) as archive:
         metrics = Metrics()
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
-        limits = LogLimits(config.limits.task_events, config.limits.task_bytes)
+        archiver = None
+        if archive is not None:
+            archiver = Archiver(
+                backend.store, archive, metrics, clock=clock, retention_ms=_retention_ms(config)
+            )
         engine = TaskEngine(
-            backend.store, fanout, metrics, clock=clock, noise=noise, log_limits=limits
+            backend.store,
+            fanout,
+            metrics,
+            clock=clock,
+            noise=noise,
+            log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
+            archive=archive,
+            changed=archiver.changed if archiver else lambda: None,
         )
         drain = trio.Event()
         raised: Exception | None = None
@@ -64,13 +82,26 @@ async def open_runtime(
             await services.start(fanout.run, name="fan-out")
             await services.start(backend.broadcast.run, fanout, name="broadcast listener")
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
+            if archiver is not None:
+                await services.start(archiver.run, name="archiver")
             try:
-                yield Runtime(config, engine, backend, metrics, drain, clock())
+                yield Runtime(config, engine, backend, metrics, drain, clock(), archive, archiver)
             except Exception as error:
                 raised = error
+            finally:
+                if archiver is not None:
+                    with trio.move_on_after(ARCHIVE_FLUSH_S, shield=True):
+                        await archiver.finish()
             services.cancel_scope.cancel()
         if raised is not None:
             raise raised
+
+
+def _retention_ms(config: Config) -> int | None:
+    lifecycle = config.storage_lifecycle
+    if not lifecycle.hot_retention_enabled:
+        return None
+    return int(lifecycle.hot_retention_terminal_seconds * 1000)
 
 
 async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:

@@ -266,7 +266,7 @@ class Subscription:
             )
         except TaskNotFound:
             return [*self._end("deleted")]
-        if page.record.epoch != self._epoch:
+        if not self._goes_on(page.record, replay.high_water):
             return [*self._replaced(page.record)]
         if self._runs and replay.whole and self._since_index is None:
             newest = max((entry.index for entry in page.entries), default=-1)
@@ -335,7 +335,7 @@ class Subscription:
             page = await self._store.read(self.task_id, after=self._last, limit=PAGE_EVENTS)
         except TaskNotFound:
             return [*self._end("deleted")]
-        if page.record.epoch != self._epoch:
+        if not self._goes_on(page.record, max(self._last, self._silent_until)):
             return [*self._replaced(page.record)]
         items: list[Pumped]
         if self._runs and self._since_index is None and page.entries:
@@ -431,6 +431,16 @@ class Subscription:
         self._filtered += 1
         if self._since_index is None or number > self._since_index:
             items.append(Delivery(entry, number, resumable))
+
+    def _goes_on(self, record: TaskRecord, index: int) -> bool:
+        """Whether the log is still the one that is followed, which was known up to ``index``; it
+        may have gone on from its archive in another epoch.
+        """
+        if record.epoch != self._epoch:
+            if self._epoch is None or not record.holds(self._epoch, index):
+                return False
+            self._epoch = record.epoch
+        return True
 
     def _replaced(self, record: TaskRecord) -> list[Item]:
         """The log is another one (imported over, or deleted and created again): follow it from its

@@ -13,7 +13,7 @@ from quart_trio import QuartTrio
 from taskcast_trio import __version__
 from taskcast_trio.engine import Runtime
 
-from . import answers, docs, openapi
+from . import answers, docs, openapi, readiness
 from .requests import Permits
 
 NAME = "taskcast-trio"
@@ -49,24 +49,27 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
 
     @app.get("/health/ready")
     async def ready() -> Response:
+        dependencies = readiness.dependencies(runtime)
         if runtime.drain.is_set():
             return answers.json(
-                {"ok": False, "dependencies": {}, "draining": True}, HTTPStatus.SERVICE_UNAVAILABLE
+                {"ok": False, "dependencies": dependencies, "draining": True},
+                HTTPStatus.SERVICE_UNAVAILABLE,
             )
-        return answers.json({"ok": True, "dependencies": {}})
+        ok = readiness.all_ok(dependencies)
+        status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+        return answers.json({"ok": ok, "dependencies": dependencies}, status)
 
     @app.get("/health/detail")
     async def detail() -> Response:
-        store = {"provider": runtime.backend.provider, "status": "ok"}
-        broadcast = {"provider": "memory", "status": "ok"}
+        dependencies = readiness.dependencies(runtime)
         return answers.json(
             {
-                "ok": not runtime.drain.is_set(),
+                "ok": not runtime.drain.is_set() and readiness.all_ok(dependencies),
                 **about,
                 "uptime": (runtime.engine.clock() - runtime.started_ms) // 1000,
                 "auth": {"mode": config.auth.mode},
-                "adapters": {"broadcast": broadcast, "shortTermStore": store},
-                "dependencies": {},
+                "adapters": readiness.adapters(runtime),
+                "dependencies": dependencies,
                 "storage": {
                     "releaseReady": False,
                     "requiredStorageProtocolVersion": STORAGE_PROTOCOL_VERSION,
@@ -80,6 +83,8 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
     async def metrics() -> Response:
         permits.route("metrics")
         runtime.metrics.tasks.set(await runtime.engine.store.count())
+        if runtime.archiver is not None:
+            runtime.metrics.archive_lag_seconds.set(await runtime.archiver.lag_ms() / 1000)
         text = generate_latest(runtime.metrics.registry)
         return Response(text, content_type=CONTENT_TYPE_LATEST)
 

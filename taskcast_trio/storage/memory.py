@@ -275,10 +275,10 @@ class MemoryStore(MemoryNotes):
         log = self._log(task_id)
         return Snapshot(log.record, {series: value.entry for series, value in log.values.items()})
 
-    async def delete(self, task_id: str) -> bool:
+    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
         await trio.lowlevel.checkpoint()
         log = self._logs.get(task_id)
-        if log is None:
+        if log is None or epoch not in (None, log.record.epoch):
             return False
         self._drop(log)
         self._announce(Commit(log.record, deleted=True))

@@ -382,8 +382,11 @@ class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
             TaskNotFound: there is no such task.
         """
 
-    async def delete(self, task_id: str) -> bool:
-        """Remove the task, its log and its keys, and announce it; False where there was none."""
+    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
+        """Remove the task, its log and its keys, and announce it; False where there was none.
+
+        With ``epoch`` only where its log has that one.
+        """
 
     async def import_task(
         self,
@@ -435,6 +438,22 @@ class UnwritableRows(Exception):
         self.task = task
 
 
+class Extent(Struct, frozen=True):
+    """How far a task is archived."""
+
+    epoch: str
+    revision: int
+    next_index: int
+
+
+class Summary(Struct, frozen=True):
+    """How much is archived: tasks, the events that they have had, and when a task changed last."""
+
+    tasks: int
+    events: int
+    updated_at_ms: int | None
+
+
 class LongTermStore(Protocol):
     """Holds what has been archived; written by cursor, read when the short-term store has the task
     no more.
@@ -463,6 +482,15 @@ class LongTermStore(Protocol):
 
     async def archived_index(self, task_id: str, epoch: str) -> int:
         """The highest index up to which the log is archived; -1 where nothing is."""
+
+    async def extents(self, task_ids: Sequence[str]) -> dict[str, Extent]:
+        """How far those of the tasks are archived that are archived at all."""
+
+    async def summary(self) -> Summary:
+        """How much there is; it may look at every task."""
+
+    async def ping(self) -> None:
+        """Return where the store answers."""
 
     async def load(self, task_id: str) -> TaskRecord | None:
         """The task as archived, or None."""
@@ -512,7 +540,8 @@ class LongTermStore(Protocol):
         """Remove the task and its events; False where there was none.
 
         It is gone at once; that its rows are is true when this returns. A later write of the epoch
-        that was archived, or of ``epoch``, is refused.
+        that was archived, or of ``epoch``, is refused. The same with an ``epoch`` once more changes
+        nothing, and leaves a task alone that was made since.
         """
 
 

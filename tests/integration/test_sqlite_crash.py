@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
-import re
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
+
+from .server_process import server_process
 
 CYCLES = 50
 PUBLISHERS = 8
@@ -33,32 +30,11 @@ class Acknowledged:
     sent: int = 0
 
 
-@asynccontextmanager
-async def killed_at_the_end(
+def killed_at_the_end(
     database: Path, *options: str
-) -> AsyncIterator[tuple[str, trio.Process]]:
-    """A server process, and its URL."""
-    command = [sys.executable, "-m", "taskcast_trio", "-p", "0", "-s", "sqlite"]
-    process = await trio.lowlevel.open_process(
-        [*command, "--db-path", str(database), "--log-level", "error", *options],
-        stdout=subprocess.PIPE,
-        env={k: v for k, v in os.environ.items() if not k.startswith("TASKCAST_")},
-    )
-    assert process.stdout is not None
-    try:
-        said = b""
-        while b"/docs\n" not in said:
-            part = await process.stdout.receive_some()
-            assert part, f"the server has ended: {said!r}"
-            said += part
-        found = re.search(rb"http://[\d.:]+", said)
-        assert found is not None
-        yield found[0].decode(), process
-    finally:
-        process.send_signal(signal.SIGKILL)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-            await process.wait()
-            await process.stdout.aclose()
+) -> AbstractAsyncContextManager[tuple[str, trio.Process]]:
+    """A server process on this file, and its URL."""
+    return server_process("-s", "sqlite", "--db-path", str(database), *options)
 
 
 async def publish(client: httpx.AsyncClient, to: Acknowledged, dice: random.Random) -> None:

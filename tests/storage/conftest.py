@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,33 @@ import pytest
 import trio
 
 from taskcast_trio.storage.memory import MemoryBackend
-from taskcast_trio.storage.protocols import Backend, ShortTermStore
+from taskcast_trio.storage.postgres import open_postgres
+from taskcast_trio.storage.postgres.connection import Connection
+from taskcast_trio.storage.protocols import Backend, LongTermStore, ShortTermStore
 from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.sqlite import open_sqlite
+from taskcast_trio.storage.tiered import TieredStore
 
+from .postgres.server import migrated_database, new_database, url_of
 from .redis.server import new_prefix, redis_url
-from .support import Announced
+from .support import NOW, Announced
+
+
+class TieredBackend:
+    """A short-term store over an archive, without an archiver."""
+
+    provider = "tiered"
+
+    def __init__(self, backend: Backend, archive: LongTermStore) -> None:
+        self.broadcast = backend.broadcast
+        self.store: ShortTermStore = TieredStore(
+            backend.store,
+            archive,
+            clock=lambda: NOW,
+            new_epoch=lambda: "EPOCH999",
+            changed=lambda: None,
+        )
+
 
 OpenBackend = Callable[[], AbstractAsyncContextManager[Backend]]
 
@@ -40,7 +62,32 @@ async def open_redis_prefix() -> AsyncIterator[Backend]:
         yield backend
 
 
-BACKENDS: dict[str, OpenBackend] = {"memory": open_memory, "redis": open_redis_prefix}
+@asynccontextmanager
+async def open_tiered() -> AsyncIterator[Backend]:
+    """Memory over an archive in PostgreSQL."""
+    async with open_postgres(url_of(tiers_database())) as archive:
+        await archive.pool.run(_empty)
+        yield TieredBackend(MemoryBackend(), archive)
+
+
+@cache
+def tiers_database() -> str:
+    """One for all tests, which is faster emptied than made."""
+    return new_database(migrated_database())
+
+
+async def _empty(connection: Connection) -> None:
+    await connection.execute(
+        "DELETE FROM taskcast_events; DELETE FROM taskcast_tasks; DELETE FROM taskcast_tombstones"
+    )
+
+
+BACKENDS: dict[str, OpenBackend] = {
+    "memory": open_memory,
+    "sqlite": open_sqlite_file,
+    "redis": open_redis_prefix,
+    "memory+postgres": open_tiered,
+}
 
 
 @pytest.fixture(params=list(BACKENDS.values()), ids=list(BACKENDS))

@@ -71,15 +71,19 @@ async def work_of(connections: list[sqlite3.Connection], step: Awaitable[object]
 
 
 class Gate:
-    """Holds the writer just before its next COMMIT, until it is opened."""
+    """Holds the writer just before its next COMMIT, or the next look just before its end, until it
+    is opened.
+    """
 
-    def __init__(self, backend: SqliteBackend) -> None:
+    def __init__(self, backend: SqliteBackend, *, look: bool = False) -> None:
         self._reached = trio.Event()
         self._open = threading.Event()
-        writer_connection(backend).set_trace_callback(self._trace)
+        self._statement = "ROLLBACK" if look else "COMMIT"
+        connection = reader_connections(backend)[-1] if look else writer_connection(backend)
+        connection.set_trace_callback(self._trace)
 
     def _trace(self, statement: str) -> None:
-        if statement == "COMMIT" and not self._open.is_set():
+        if statement == self._statement and not self._open.is_set():
             trio.from_thread.run_sync(self._reached.set)
             assert self._open.wait(PATIENCE_S)
 

@@ -180,3 +180,18 @@ async def test_a_task_whose_keys_may_be_asked_for_is_not_released(store):
     answer = await store.repeated("t", key(), now_ms=NOW + DAY - 1)
     assert answer is not None
     assert await store.release("t", epoch="EPOCH001", revision=1, now_ms=NOW + DAY)
+
+
+async def test_a_repeat_on_a_restored_log_knows_the_epochs_of_before(open_backend, store):
+    record, entries = await copied(open_backend, draft(1))
+    record = replace(record, epoch="EPOCH002", former=(Former("EPOCH001", 1),))
+    await store.restore(record, entries)
+    first = await store.append("t", [draft(2)], now_ms=NOW, idempotency=key())
+    await append(store, draft(3))
+    for answer in (
+        await store.append("t", [draft(2)], now_ms=NOW, idempotency=key()),
+        await store.repeated("t", key(), now_ms=NOW),
+    ):
+        assert answer is not None
+        assert answer.record == first.record
+        assert seen(answer.entries) == seen(first.entries)

@@ -39,6 +39,14 @@ def essence(commit: Commit) -> tuple[object, ...]:
     return (commit.record, [entry.event for entry in commit.entries], commit.first_index, *marks)
 
 
+async def test_a_delete_of_one_life_leaves_another_alone(store):
+    await store.create(task(), epoch="EPOCH001", now_ms=NOW)
+    assert not await store.delete("t", epoch="EPOCH002")
+    assert await store.get("t") is not None
+    assert await store.delete("t", epoch="EPOCH001")
+    assert await store.get("t") is None
+
+
 async def test_exactly_what_was_stored_is_announced_in_the_order_of_the_log(store, announced):
     done = [await store.create(task(), epoch="EPOCH001", now_ms=NOW)]
     done.append(await append(store, draft(1), latest("a")))

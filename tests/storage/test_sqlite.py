@@ -19,6 +19,7 @@ from taskcast_trio.core.model import BlockedRequest, Cleanup, Task, TaskError
 from taskcast_trio.storage.protocols import LogLimits
 from taskcast_trio.storage.sqlite import StoreRefused, open_sqlite, writer
 from taskcast_trio.storage.sqlite.recent import Recent
+from taskcast_trio.storage.sqlite.schema import SCHEMA_VERSION
 
 from .sqlite_support import reader_connections, rows_of, work_of, writer_connection
 from .support import (
@@ -173,7 +174,7 @@ def make_foreign(path: Path) -> None:
 def make_newer(path: Path) -> None:
     trio.run(fill, path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
 
 def make_truncated(path: Path) -> None:

@@ -15,9 +15,19 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Draft, Status
 from taskcast_trio.storage.memory import MemoryBackend
-from taskcast_trio.storage.protocols import Commit, LogLimits, Page, ShortTermStore, Snapshot
+from taskcast_trio.storage.memory_log import Log
+from taskcast_trio.storage.protocols import (
+    Commit,
+    Former,
+    LogLimits,
+    Page,
+    ShortTermStore,
+    Snapshot,
+    TaskRecord,
+)
 from taskcast_trio.storage.sqlite import SqliteBackend, open_sqlite
 
 from .support import DAY, NOW, Announced, draft, event, key, latest, piece, task
@@ -43,13 +53,21 @@ of the key is left to each store.
 limits = st.none() | st.builds(LogLimits, st.integers(0, 8), st.integers(0, 120))
 statuses = st.sampled_from(["running", "paused", "completed"])
 cursors = st.integers(-2, 12)
+kinds = st.sampled_from(["a", "b"])
+wakes = st.dictionaries(kinds, times)
+timers = st.dictionaries(kinds, st.none() | times)
 commands = st.one_of(
-    st.tuples(st.just("create"), ids, times, keys),
-    st.tuples(st.just("append"), ids, drafts, times, keys, limits),
-    st.tuples(st.just("append"), ids, drafts, times, keys, limits),
-    st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans()),
+    st.tuples(st.just("create"), ids, times, keys, timers),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes),
+    st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans(), timers),
     st.tuples(st.just("delete"), ids),
-    st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans(), timers),
+    st.tuples(st.just("restore"), ids, statuses, drafts, st.integers(0, 5), timers),
+    st.tuples(st.just("release"), ids, times, st.booleans()),
+    st.tuples(st.just("take due"), kinds, times),
+    st.tuples(st.just("set timer"), ids, kinds, st.none() | times, st.none() | times),
+    st.tuples(st.just("task note"), ids, st.none() | st.binary(max_size=2), st.booleans(), timers),
     st.tuples(st.just("repeated"), ids, keys.filter(bool), times),
     st.tuples(st.just("places"), ids, cursors, cursors, st.integers(1, 4)),
     st.tuples(st.just("snapshot"), ids),
@@ -61,23 +79,63 @@ commands = st.one_of(
 def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) -> Step:
     epoch = f"EPOCH{number:03}"
     if command == "create":
-        id_, now, idempotency = arguments
+        id_, now, idempotency, due = arguments
         return lambda store: store.create(
-            task(id_, type=f"type{number}"), epoch=epoch, now_ms=base + now, idempotency=idempotency
+            task(id_, type=f"type{number}"),
+            epoch=epoch,
+            now_ms=base + now,
+            idempotency=idempotency,
+            timers=at(base, due),
         )
     if command == "append":
-        id_, batch, now, idempotency, bounds = arguments
+        id_, batch, now, idempotency, bounds, due = arguments
         return lambda store: store.append(
-            id_, batch, now_ms=base + now, idempotency=idempotency, limits=bounds
+            id_,
+            batch,
+            now_ms=base + now,
+            idempotency=idempotency,
+            limits=bounds,
+            wake=at(base, due),
         )
     if command == "move":
         return move_of(*arguments, base=base, record=record)
     if command == "delete":
         return lambda store: store.delete(arguments[0])
     if command == "import":
-        id_, count, overwrite = arguments
+        id_, count, overwrite, due = arguments
         events = [replace(event(index, at=NOW + 3 * index), task_id=id_) for index in range(count)]
-        return lambda store: store.import_task(task(id_), events, epoch=epoch, overwrite=overwrite)
+        return lambda store: store.import_task(
+            task(id_), events, epoch=epoch, overwrite=overwrite, timers=at(base, due)
+        )
+    if command == "restore":
+        *of, due = arguments
+        restored, entries = log_elsewhere(*of, epoch=epoch)
+        return lambda store: store.restore(restored, entries, timers=at(base, due))
+    if command == "release":
+        id_, now, stale = arguments
+        return lambda store: store.release(
+            id_,
+            epoch=record.epoch if record else "EPOCH999",
+            revision=record.revision + stale if record else 0,
+            now_ms=base + now,
+        )
+    if command == "take due":
+        kind, now = arguments
+        return lambda store: store.take_due(kind, now_ms=base + now, lease_ms=8, limit=9)
+    if command == "set timer":
+        id_, kind, due, if_due = arguments
+        return lambda store: store.set_timer(
+            id_, kind, *at(base, {0: due}).values(), if_due=at(base, {0: if_due})[0]
+        )
+    if command == "task note":
+        id_, value, stale, due = arguments
+        return lambda store: store.put_task_note(
+            id_,
+            "n",
+            value,
+            epoch=record.epoch if record and not stale else "EPOCH999",
+            timers=at(base, due),
+        )
     if command == "repeated":
         id_, idempotency, now = arguments
         return lambda store: store.repeated(id_, idempotency, now_ms=base + now)
@@ -96,6 +154,7 @@ def move_of(
     now: int,
     idempotency: Any,
     stale: bool,
+    due: Any,
     *,
     base: int,
     record: Any,
@@ -108,11 +167,38 @@ def move_of(
         epoch=record.epoch if record else "EPOCH999",
         now_ms=base + now,
         idempotency=idempotency,
+        timers=at(base, due),
     )
+
+
+def at(base: int, due: Any) -> Any:
+    return {kind: None if time is None else base + time for kind, time in due.items()}
+
+
+def log_elsewhere(
+    id_: str, status: Status, batch: Any, renewed: int, *, epoch: str
+) -> tuple[TaskRecord, list[Entry]]:
+    """A log of another store. Its second epoch begins somewhere in it, the last of its events have
+    ids of neither, and its last indexes may be missing.
+    """
+    log = Log(TaskRecord(task(id_, status), revision=3, epoch="OTHER001", next_index=0), 0)
+    log.append(batch, NOW)
+    log.append(batch, NOW + 3)
+    entries = [entry for entry in log.by_index if entry is not None]
+    former = (Former("OTHER001", min(renewed, len(log.by_index))),)
+    return replace(
+        log.record,
+        epoch=epoch,
+        former=former if renewed else (),
+        next_index=len(log.by_index) + renewed % 3,
+        imported=renewed % 2 == 1,
+    ), entries
 
 
 def plain(answer: object) -> object:
     """What an answer says, in values that compare."""
+    if isinstance(answer, list):
+        return sorted((timer.task_id, timer.kind, timer.due_ms) for timer in answer)
     if isinstance(answer, Entry):
         return (answer.place, answer.event)
     if isinstance(answer, Page):
@@ -143,7 +229,18 @@ async def state(store: ShortTermStore) -> object:
         for entry in page.entries:
             assert plain(await store.find(id_, entry.id)) == plain(entry)
         logs += [plain(page)[:2], plain(await store.snapshot(id_))]  # type: ignore[index]
-    return records, logs
+        for epoch in (record.epoch, *(former.epoch for former in record.former)):
+            for index in range(record.next_index + 1):
+                logs.append(plain(await store.find(id_, event_id(NOW, epoch, index))))
+        notes = await store.task_notes(id_)
+        assert notes.get("n") == await store.task_note(id_, "n")
+        logs.append(notes)
+    return records, logs, await store.next_due("a"), await store.next_due("b")
+
+
+async def all_timers(store: ShortTermStore) -> list[object]:
+    at_the_end = {"now_ms": NOW + 1_000 * DAY, "lease_ms": 1, "limit": 9}
+    return [plain(await store.take_due(kind, **at_the_end)) for kind in ("a", "b")]
 
 
 class World:
@@ -189,11 +286,12 @@ class World:
         assert await state(sqlite.store) == expected_state
         sqlite = await self.open()
         assert await state(sqlite.store) == expected_state
+        assert await all_timers(sqlite.store) == await all_timers(self.memory.store)
         told = [plain(commit) for commit in self.told.commits]
         assert told == [plain(commit) for commit in self.memory_told.commits]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(script=st.lists(commands, min_size=5, max_size=40))
 def test_whatever_is_done_sqlite_answers_stores_and_announces_as_memory_does(script):
     async def main() -> None:

@@ -19,7 +19,7 @@ from taskcast_trio.core.errors import BadRequest
 from taskcast_trio.core.ids import Position, parse_event_id
 from taskcast_trio.core.jsontext import Mask
 from taskcast_trio.core.model import Cleanup, Event, Task, TaskError
-from taskcast_trio.storage.protocols import TaskRecord
+from taskcast_trio.storage.protocols import Former, TaskRecord
 
 from .connection import Row
 
@@ -215,7 +215,7 @@ _TASK_JSONB: Final = [
     "tags",
     "blocked_request",
 ]
-_RECORD_COLUMNS: Final = ["revision", "epoch", "next_index", "imported", "raw", "raws"]
+_RECORD_COLUMNS: Final = ["revision", "epoch", "next_index", "former", "imported", "raw", "raws"]
 
 TASK_COLUMNS: Final = ("id", *_TASK_COLUMNS, *_TASK_JSONB, *_RECORD_COLUMNS)
 
@@ -249,6 +249,9 @@ def task_row(record: TaskRecord, *, copies: bool) -> dict[str, Any]:
         "revision": record.revision,
         "epoch": stored(record.epoch),
         "next_index": 0,
+        "former": msgspec.json.encode(
+            [(stored(former.epoch), former.next_index) for former in record.former]
+        ).decode(),
         "imported": record.imported,
         "raw": raw,
         "raws": raws,
@@ -265,7 +268,12 @@ def record_of(row: Row) -> TaskRecord:
         epoch=given(row["epoch"]),
         next_index=row["next_index"],
         imported=row["imported"],
+        former=tuple(Former(given(epoch), index) for epoch, index in _former(row["former"])),
     )
+
+
+def _former(text: str) -> list[tuple[str, int]]:
+    return msgspec.json.decode(text, type=list[tuple[str, int]])
 
 
 def _task_of_columns(row: Row) -> Task:

@@ -1,4 +1,4 @@
-"""The SQL of the store. ``$1`` is the task's id everywhere but in the list."""
+"""The SQL of the store. ``$1`` is the task's id, but where many tasks are asked for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,26 @@ ADVANCE: Final = (
     "UPDATE taskcast_tasks SET next_index = $2::bigint WHERE id = $1 AND next_index < $2::bigint"
 )
 
-RENEW: Final = "UPDATE taskcast_tasks SET epoch = $2 WHERE id = $1"
+MAX_FORMER: Final = 64
+"""A cursor of an epoch that was longer ago is not known any more."""
+
+RENEW: Final = f"""
+UPDATE taskcast_tasks SET epoch = $2, former = (
+    CASE WHEN jsonb_array_length(former) < {MAX_FORMER} THEN former ELSE former - 0 END
+) || jsonb_build_array(jsonb_build_array(epoch, next_index))
+WHERE id = $1
+"""
+
+EXTENTS: Final = f"""
+SELECT id, epoch, revision, next_index FROM taskcast_tasks AS task
+WHERE id = ANY ($1::text[]) AND {_ALIVE}
+"""
+
+SUMMARY: Final = f"""
+SELECT count(*) AS tasks, coalesce(sum(next_index), 0)::bigint AS events,
+    max(updated_at) AS updated_at
+FROM taskcast_tasks AS task WHERE {_ALIVE}
+"""
 
 BURY: Final = (
     "INSERT INTO taskcast_tombstones (task_id, epoch) SELECT $1, unnest($2::text[])"

@@ -15,13 +15,20 @@ from taskcast_trio.core.errors import RevisionConflict, TaskNotFound
 from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.series import SeriesValues, fold
 from taskcast_trio.storage.bridge import Bridge
-from taskcast_trio.storage.protocols import Page, Snapshot, TaskRecord, UnwritableRows
+from taskcast_trio.storage.protocols import (
+    Extent,
+    Page,
+    Snapshot,
+    Summary,
+    TaskRecord,
+    UnwritableRows,
+)
 
 from . import statements as sql
 from .connection import Connection, Row
 from .errors import Refused, translated
 from .pool import Pool, open_pool
-from .rows import MAX_INT, EventRow, entry_of, event_row, record_of, stored, task_row
+from .rows import MAX_INT, EventRow, entry_of, event_row, given, record_of, stored, task_row
 
 Outcome: TypeAlias = Literal["saved", "refused", "older life"]
 
@@ -77,6 +84,28 @@ class PostgresStore:
         """See :meth:`LongTermStore.load`."""
         row = await self.pool.run(partial(_load, task_id=stored(task_id)))
         return None if row is None else record_of(row)
+
+    async def extents(self, task_ids: Sequence[str]) -> dict[str, Extent]:
+        """See :meth:`LongTermStore.positions`."""
+        names = [stored(task_id) for task_id in task_ids]
+
+        async def work(connection: Connection) -> Sequence[Row]:
+            return await connection.fetch(sql.EXTENTS, names)
+
+        return {
+            given(row["id"]): Extent(given(row["epoch"]), row["revision"], row["next_index"])
+            for row in await self.pool.run(work)
+        }
+
+    async def summary(self) -> Summary:
+        """See :meth:`LongTermStore.summary`."""
+
+        async def work(connection: Connection) -> Row | None:
+            return await connection.fetchrow(sql.SUMMARY)
+
+        row = await self.pool.run(work)
+        assert row is not None, "it aggregates"
+        return Summary(row["tasks"], row["events"], row["updated_at"])
 
     async def exists(self, task_id: str) -> bool:
         """See :meth:`LongTermStore.exists`."""
@@ -169,8 +198,8 @@ class PostgresStore:
 
     async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
         """See :meth:`LongTermStore.delete`."""
-        epochs = [] if epoch is None else [stored(epoch)]
-        there, left = await self.pool.run(partial(_bury, task_id=stored(task_id), epochs=epochs))
+        old = None if epoch is None else stored(epoch)
+        there, left = await self.pool.run(partial(_bury, task_id=stored(task_id), epoch=old))
         if left:
             await self._purge(task_id)
         return there
@@ -359,15 +388,17 @@ async def _renew(connection: Connection, *, task_id: str, epoch: str, new_epoch:
     return row
 
 
-async def _bury(
-    connection: Connection, *, task_id: str, epochs: Sequence[str]
-) -> tuple[bool, bool]:
-    """Whether there was a task, and whether rows of it, or of one that ended before, are left."""
-    state = await _state(connection, task_id, "")
-    left = state["epoch"] is not None
-    await connection.execute(sql.BURY, task_id, [*epochs, *([state["epoch"]] if left else ())])
+async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> tuple[bool, bool]:
+    """Whether there was a task, and whether rows of an ended one are left."""
+    state = await _state(connection, task_id, epoch or "")
+    archived = state["epoch"]
+    was_there = archived is not None and state["alive"]
+    again = epoch is not None and state["buried"]
+    if not again:  # else what is there now is a later life
+        await connection.execute(sql.BURY, task_id, [e for e in {epoch, archived} if e is not None])
     await connection.execute("COMMIT")
-    return left and state["alive"], left
+    left = archived is not None and not (again and state["alive"])
+    return was_there and not again, left
 
 
 async def _purge(connection: Connection, *, task_id: str) -> bool:

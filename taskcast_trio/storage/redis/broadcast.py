@@ -43,6 +43,10 @@ Position: TypeAlias = tuple[str, int]
 """Epoch and next index."""
 
 
+GONE: Final[Position] = ("", 0)
+"""That of a task that is not in Redis."""
+
+
 class RedisBroadcast:
     """Feeds one sink; see :class:`Broadcast`."""
 
@@ -277,13 +281,12 @@ class RedisBroadcast:
         for task_id, (epoch, next_index) in zip(tasks, replies, strict=True):
             if task_id not in self._followed[bucket_of(task_id)]:
                 continue
-            if epoch is None:
+            there = GONE if epoch is None else (epoch.decode(), int(next_index))
+            heard = self._heard_of.get(task_id, there if there is not GONE else None)
+            if heard is None or heard[0] != there[0] or heard[1] < there[1]:
                 behind.append(task_id)
-                continue
-            there = (epoch.decode(), int(next_index))
-            heard = self._heard_of.setdefault(task_id, there)
-            if heard[0] != there[0] or heard[1] < there[1]:
                 self._heard_of[task_id] = there
-                behind.append(task_id)
+            else:
+                self._heard_of.setdefault(task_id, there)
         if behind:
             self._interrupt(behind)

@@ -203,8 +203,8 @@ class RedisStore(Listing, TaskTimers, Notes):
         record, (values,) = told
         return Snapshot(record, dict(value_of(value, task_id, record.epoch) for value in values))
 
-    async def delete(self, task_id: str) -> bool:
-        reply = await self._step("delete", task_id, self._publish)
+    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
+        reply = await self._step("delete", task_id, self._publish, epoch or "")
         return bool(reply[0] == "done")
 
     async def import_task(

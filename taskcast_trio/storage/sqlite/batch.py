@@ -1,6 +1,6 @@
 """The steps of one transaction: what they have come to so far, and what is still to be written.
 
-Steps see each other's work here, before the tables have it. Events, counts and answers to
+Steps see each other's work here, before the tables have it. Events, counts, timers and answers to
 idempotency keys are gathered and written together at the end, so many small publishes cost a few
 statements. Nothing of a batch is visible outside until it has been committed.
 """
@@ -8,7 +8,7 @@ statements. Nothing of a batch is visible outside until it has been committed.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -16,10 +16,10 @@ from msgspec.structs import replace
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import KeyReused
 
-from ..protocols import Commit, Idempotency, TaskRecord
+from ..protocols import Commit, Idempotency, TaskRecord, Timers
 from . import queries
 from .queries import Head, Tasks
-from .rows import EVENT_COLUMNS, Row, pack_entries, row_of
+from .rows import EVENT_COLUMNS, Row, is_foreign, pack_entries, row_of
 
 _ADD_EVENT: Final = (
     f"INSERT OR REPLACE INTO events (log, {EVENT_COLUMNS})"
@@ -38,6 +38,8 @@ _DROP_EXPIRED_ANSWERS: Final = (
     "DELETE FROM answers WHERE rowid IN"
     " (SELECT rowid FROM answers WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)"
 )
+_SET_TIMER: Final = "INSERT OR REPLACE INTO timers (number, kind, due_ms) VALUES (?, ?, ?)"
+_CLEAR_TIMER: Final = "DELETE FROM timers WHERE number = ? AND kind = ?"
 
 
 class Batch:
@@ -56,6 +58,8 @@ class Batch:
         """What was looked at or changed, by task id; None where there is no such task."""
         self.commits: list[Commit] = []
         """What is to be announced, in this order."""
+        self.released: list[Commit] = []
+        """Ends of tasks that nobody is told of."""
         self.dropped = False
         """Whether a log was left to be swept up."""
         self._tasks = tasks
@@ -64,6 +68,7 @@ class Batch:
         self._rows: dict[tuple[int, int], Row] = {}
         self._newest: dict[tuple[int, str], tuple[int, int]] = {}
         self._answers: dict[tuple[int, str], tuple[int, Idempotency, Commit]] = {}
+        self._timers: dict[int, dict[str, int | None]] = {}
         self._now_ms = 0
 
     def head(self, task_id: str) -> Head | None:
@@ -72,6 +77,31 @@ class Batch:
         head = self._committed_head(task_id) or queries.head(self.connection, task_id)
         self.heads[task_id] = head
         return head
+
+    def remembered_head(self, task_id: str) -> Head | None:
+        """The head where that takes no look at the database."""
+        if task_id in self.heads:
+            return self.heads[task_id]
+        return self._committed_head(task_id)
+
+    def timers(self, head: Head) -> Mapping[str, int]:
+        """When the timers of the task are due, by kind."""
+        if head.timers is not None:
+            return head.timers
+        return queries.timers(self.connection, head.number)
+
+    def set_timers(self, head: Head, timers: Timers) -> Head:
+        """The head with these timers set; what that changes is kept to be written."""
+        known = dict(self.timers(head))
+        for kind, due_ms in timers.items():
+            if known.get(kind) == due_ms:
+                continue
+            self._timers.setdefault(head.number, {})[kind] = due_ms
+            if due_ms is None:
+                del known[kind]
+            else:
+                known[kind] = due_ms
+        return replace(head, timers=known)
 
     def newest_of_series(self, log: int, series: str) -> tuple[int, int] | None:
         """The place of the newest event of the series' value, and the bytes of its data."""
@@ -105,9 +135,10 @@ class Batch:
         for series, place in newest.items():
             self._newest[log, series] = place
 
-    def write_foreign(self, log: int, entries: list[Entry]) -> None:
-        """Write the events of an import at once."""
-        rows = ((log, *row_of(entry, foreign=True)) for entry in entries)
+    def write_log(self, head: Head, entries: Iterable[Entry]) -> None:
+        """Write the events of a log that comes as a whole at once."""
+        log, record = head.log, head.record
+        rows = ((log, *row_of(entry, foreign=is_foreign(entry, record))) for entry in entries)
         self.connection.executemany(_ADD_EVENT, rows)
 
     def finish(
@@ -129,12 +160,16 @@ class Batch:
         return commit
 
     def drop(self, head: Head) -> None:
-        """Leave the log to be swept up."""
+        """Remove what hangs on the task, and leave the log to be swept up."""
+        self._timers.pop(head.number, None)
+        for table in ("timers", "task_notes"):
+            self.connection.execute(f"DELETE FROM {table} WHERE number = ?", (head.number,))
         self.connection.execute("INSERT INTO dropped (log) VALUES (?)", (head.log,))
         self.dropped = True
 
     def flush(self) -> None:
         """Write what has been gathered."""
+        self.flush_timers()
         execute, executemany = self.connection.execute, self.connection.executemany
         if self._rows:
             executemany(_ADD_EVENT, ((log, *row) for (log, _), row in self._rows.items()))
@@ -143,6 +178,20 @@ class Batch:
         if self._answers:
             execute(_DROP_EXPIRED_ANSWERS, (self._now_ms, 2 * len(self._answers) + 16))
             executemany(_ADD_ANSWER, (_answer(at, *known) for at, known in self._answers.items()))
+
+    def flush_timers(self) -> None:
+        """Write the timers, for who looks at those of all tasks."""
+        if not self._timers:
+            return
+        changes = [
+            (number, kind, due_ms)
+            for number, timers in self._timers.items()
+            for kind, due_ms in timers.items()
+        ]
+        executemany = self.connection.executemany
+        executemany(_SET_TIMER, [change for change in changes if change[2] is not None])
+        executemany(_CLEAR_TIMER, [change[:2] for change in changes if change[2] is None])
+        self._timers.clear()
 
 
 def _counts(head: Head) -> Row:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import KeyReused, TaskNotFound, no_page_after
@@ -17,7 +18,15 @@ from taskcast_trio.core.series import SeriesValues, fold
 
 from ..protocols import Commit, Idempotency, Page, TaskRecord
 from .recent import Recent
-from .rows import EVENT_COLUMNS, Row, entry_of, unpack_entries, unpack_task
+from .rows import (
+    EVENT_COLUMNS,
+    Row,
+    entries_of,
+    entry_of,
+    unpack_entries,
+    unpack_former,
+    unpack_task,
+)
 from .schema import KEEPS_VALUE
 
 _MAX_INTEGER: Final = 2**63 - 1
@@ -49,7 +58,10 @@ class Tasks:
 
 
 class Head(Struct, frozen=True):
-    """What one life of a log has come to; ``weight`` is about its bytes in memory."""
+    """What one life of a log has come to; ``weight`` is about its bytes in memory.
+
+    ``timers`` are those of its task, by kind; None where nobody has looked yet.
+    """
 
     number: int
     log: int
@@ -59,16 +71,17 @@ class Head(Struct, frozen=True):
     bytes: int
     keys_until: int
     weight: int
+    timers: Mapping[str, int] | None = None
 
 
 _HEAD: Final = (
-    "SELECT number, log, epoch, revision, imported, next_index, timestamp, events, bytes,"
-    " keys_until, body FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision)"
-    " WHERE id = ?"
+    "SELECT number, log, timestamp, events, bytes, keys_until, body,"
+    " revision, epoch, next_index, imported, former"
+    " FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision) WHERE id = ?"
 )
 _RECORD: Final = (
-    "SELECT log, epoch, revision, imported, next_index FROM tasks JOIN logs USING (log)"
-    " WHERE id = ?"
+    "SELECT log, revision, epoch, next_index, imported, former"
+    " FROM tasks JOIN logs USING (log) WHERE id = ?"
 )
 
 
@@ -76,17 +89,23 @@ def head(connection: sqlite3.Connection, task_id: str) -> Head | None:
     row = connection.execute(_HEAD, (task_id,)).fetchone()
     if row is None:
         return None
-    number, log, epoch, revision, imported, next_index, timestamp, events, size, until, body = row
+    number, log, timestamp, events, size, until, body, *values = row
     return Head(
         number=number,
         log=log,
-        record=TaskRecord(unpack_task(body), revision, epoch, next_index, bool(imported)),
+        record=_record(unpack_task(body), *values),
         timestamp=timestamp,
         events=events,
         bytes=size,
         keys_until=until,
         weight=weight_of(body),
     )
+
+
+def _record(
+    task: Task, revision: int, epoch: str, next_index: int, imported: int, former: bytes | None
+) -> TaskRecord:
+    return TaskRecord(task, revision, epoch, next_index, bool(imported), unpack_former(former))
 
 
 def packed_task(connection: sqlite3.Connection, log: int, revision: int) -> bytes | None:
@@ -103,11 +122,11 @@ def record(
     row = connection.execute(_RECORD, (task_id,)).fetchone()
     if row is None:
         return None
-    log, epoch, revision, imported, next_index = row
+    log, revision, *values = row
     task = tasks.get(connection, log, revision)
     if task is None:
         raise sqlite3.DatabaseError(f"log {log} has no version {revision}")
-    return log, TaskRecord(task, revision, epoch, next_index, bool(imported))
+    return log, _record(task, revision, *values)
 
 
 def get(connection: sqlite3.Connection, tasks: Tasks, task_id: str) -> TaskRecord | None:
@@ -145,15 +164,12 @@ def list_tasks(
         conditions.append("type = ?")
         values.append(type_)
     rows = connection.execute(
-        "SELECT epoch, revision, imported, next_index, body"
+        "SELECT body, revision, epoch, next_index, imported, former"
         " FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision)"
         f" WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?",
         [*values, _MAX_INTEGER if limit is None else limit],
     )
-    return [
-        TaskRecord(unpack_task(body), revision, epoch, next_index, bool(imported))
-        for epoch, revision, imported, next_index, body in rows
-    ]
+    return [_record(unpack_task(body), *values) for body, *values in rows]
 
 
 def count(connection: sqlite3.Connection) -> int:
@@ -216,30 +232,25 @@ def read_places(
 
 
 def _page(found: TaskRecord, rows: Sequence[Row], limit: int) -> Page:
-    return Page(found, _entries(found, rows[:limit]), more=len(rows) > limit)
-
-
-def _entries(found: TaskRecord, rows: Sequence[Row]) -> list[Entry]:
-    task_id, epoch = found.task.id, found.epoch
-    return [entry_of(row, task_id, epoch) for row in rows]
+    return Page(found, entries_of(rows[:limit], found), more=len(rows) > limit)
 
 
 def find(connection: sqlite3.Connection, tasks: Tasks, task_id: str, event_id: str) -> Entry | None:
     log, found = _log(connection, tasks, task_id)
-    for row in _candidates(connection, log, found.epoch, event_id):
-        entry = entry_of(row, task_id, found.epoch)
+    for row in _candidates(connection, log, found, event_id):
+        entry = entry_of(row, found)
         if entry.id == event_id:
             return entry
     return None
 
 
 def _candidates(
-    connection: sqlite3.Connection, log: int, epoch: str, event_id: str
+    connection: sqlite3.Connection, log: int, found: TaskRecord, event_id: str
 ) -> Iterator[Row]:
     select = f"SELECT {EVENT_COLUMNS} FROM events WHERE log = ?"
     yield from connection.execute(f"{select} AND id = ?", (log, event_id))
     position = parse_event_id(event_id)
-    if position is not None and position.epoch == epoch:
+    if position is not None and found.holds(position.epoch, position.index):
         index = position.index
         yield from connection.execute(f"{select} AND place = ? AND idx = place", (log, index))
         yield from connection.execute(f"{select} AND idx = ? AND idx <> place", (log, index))
@@ -258,7 +269,7 @@ def series_values(
         (log,),
     )
     for row in rows:
-        entry = entry_of(row, task_id, found.epoch)
+        entry = entry_of(row, found)
         fold(values, entry)
         size += len(row[-1] or b"")
     return found, values, size
@@ -297,14 +308,13 @@ def answer(
     if row is None:
         return None
     fingerprint, revision, next_index, packed = row
-    task_id = now.task.id
     if fingerprint != idempotency.fingerprint:
-        raise KeyReused(task_id)
+        raise KeyReused(now.task.id)
     task = now.task if revision == now.revision else tasks.get(connection, log, revision)
     if task is None:
         return None
-    then = TaskRecord(task, revision, now.epoch, next_index, now.imported)
-    return Commit(then, unpack_entries(packed, task_id, now.epoch), repeated=True)
+    then = replace(now, task=task, revision=revision, next_index=next_index)
+    return Commit(then, unpack_entries(packed, then), repeated=True)
 
 
 def repeated(
@@ -327,3 +337,44 @@ def note(connection: sqlite3.Connection, key: str, now_ms: int) -> bytes | None:
         (key, now_ms),
     ).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def timers(connection: sqlite3.Connection, number: int) -> dict[str, int]:
+    """When the timers of the task are due, by kind."""
+    return dict(
+        connection.execute("SELECT kind, due_ms FROM timers WHERE number = ?", (number,)).fetchall()
+    )
+
+
+def due(
+    connection: sqlite3.Connection, kind: str, now_ms: int, limit: int
+) -> list[tuple[int, str]]:
+    """The numbers and ids of the tasks whose timer is due, the earliest first."""
+    return connection.execute(
+        "SELECT number, id FROM timers INDEXED BY timers_due JOIN tasks USING (number)"
+        " WHERE kind = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+        (kind, now_ms, limit),
+    ).fetchall()
+
+
+def next_due(connection: sqlite3.Connection, kind: str) -> int | None:
+    (due_ms,) = connection.execute(
+        "SELECT min(due_ms) FROM timers WHERE kind = ?", (kind,)
+    ).fetchone()
+    return None if due_ms is None else int(due_ms)
+
+
+def task_note(connection: sqlite3.Connection, task_id: str, name: str) -> bytes | None:
+    row = connection.execute(
+        "SELECT value FROM tasks JOIN task_notes USING (number) WHERE id = ? AND name = ?",
+        (task_id, name),
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def task_notes(connection: sqlite3.Connection, task_id: str) -> dict[str, bytes]:
+    return dict(
+        connection.execute(
+            "SELECT name, value FROM tasks JOIN task_notes USING (number) WHERE id = ?", (task_id,)
+        ).fetchall()
+    )

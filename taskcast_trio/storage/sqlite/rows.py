@@ -8,6 +8,7 @@ together.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -16,6 +17,8 @@ from msgspec import UNSET, Raw, Struct
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Event, Task
+
+from ..protocols import Former, TaskRecord
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -46,8 +49,30 @@ def row_of(entry: Entry, *, foreign: bool) -> Row:
     )
 
 
-def entry_of(row: Row, task_id: str, epoch: str) -> Entry:
-    """The entry that :func:`row_of` took apart."""
+def is_foreign(entry: Entry, record: TaskRecord) -> bool:
+    """Whether the event has another id than its place in the log ``record`` gives it."""
+    index = entry.index
+    return entry.id != event_id(entry.event.timestamp, _epoch_at(record, index), index)
+
+
+def _epoch_at(record: TaskRecord, index: int) -> str:
+    for former in record.former:
+        if index < former.next_index:
+            return former.epoch
+    return record.epoch
+
+
+def entries_of(rows: Iterable[Row], record: TaskRecord) -> list[Entry]:
+    """The entries that :func:`row_of` took apart, of the log ``record``."""
+    task_id, epoch, former = record.task.id, record.epoch, record.former
+    return [_entry(row, task_id, _epoch_at(record, row[1]) if former else epoch) for row in rows]
+
+
+def entry_of(row: Row, record: TaskRecord) -> Entry:
+    return _entry(row, record.task.id, _epoch_at(record, row[1]))
+
+
+def _entry(row: Row, task_id: str, epoch: str) -> Entry:
     place, index, timestamp, type_, level, series_id, mode, acc_field, collapsed, id_, data = row
     return Entry(
         Event(
@@ -74,8 +99,24 @@ def pack_entries(entries: list[Row]) -> bytes:
 _ROWS: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]])
 
 
-def unpack_entries(packed: bytes, task_id: str, epoch: str) -> list[Entry]:
-    return [entry_of(row, task_id, epoch) for row in _ROWS.decode(packed)]
+def unpack_entries(packed: bytes, record: TaskRecord) -> list[Entry]:
+    return entries_of(_ROWS.decode(packed), record)
+
+
+_FORMER: Final = msgspec.msgpack.Decoder(list[tuple[str, int]])
+
+
+def pack_former(former: tuple[Former, ...]) -> bytes | None:
+    """None where there is none, as nearly always."""
+    if not former:
+        return None
+    return msgspec.msgpack.encode([(one.epoch, one.next_index) for one in former])
+
+
+def unpack_former(packed: bytes | None) -> tuple[Former, ...]:
+    if packed is None:
+        return ()
+    return tuple(Former(epoch, next_index) for epoch, next_index in _FORMER.decode(packed))
 
 
 def pack_task(task: Task) -> bytes:

@@ -4,7 +4,8 @@ A task is three things here. ``tasks`` says that it exists, in order of creation
 one life of its log: rows of events hang on the log's number, which is never given twice, so what is
 left of a log that was dropped can be swept up later without anyone meeting it. ``versions`` holds
 the task's own JSON values by revision: the current one, and older ones for as long as an
-idempotency key may have to repeat an answer that showed them.
+idempotency key may have to repeat an answer that showed them. ``timers`` and ``task_notes`` hang on
+the task's number: they are few, and go in the step that drops the task or its log.
 
 Events are keyed by their place, so a ``latest`` event replaces a row, and stored order is the order
 of the table. Nearly all places equal the index; the few that moved have an index of their own.
@@ -22,12 +23,10 @@ from .failures import reason
 Synchronous: TypeAlias = Literal["full", "normal"]
 
 APPLICATION_ID: Final = 0x54434C47  # "TCLG"
-SCHEMA_VERSION: Final = 1
-
 KEEPS_VALUE: Final = "series_mode IN ('accumulate', 'latest') AND series_id <> ''"
 """Which events take part in the running value of a series; as the index below spells it."""
 
-_TABLES: Final = f"""
+_FIRST: Final = f"""
 CREATE TABLE tasks (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -91,6 +90,28 @@ CREATE TABLE notes (
 CREATE INDEX notes_expiry ON notes (expires_ms) WHERE expires_ms IS NOT NULL;
 """
 
+_SECOND: Final = """
+ALTER TABLE tasks ADD COLUMN former BLOB;
+CREATE TABLE timers (
+    number INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    due_ms INTEGER NOT NULL,
+    PRIMARY KEY (number, kind)
+) WITHOUT ROWID;
+CREATE INDEX timers_due ON timers (kind, due_ms);
+CREATE TABLE task_notes (
+    number INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (number, name)
+) WITHOUT ROWID;
+"""
+
+_VERSIONS: Final = (_FIRST, _SECOND)
+"""What each version adds to the one before; a file of any version comes to the same tables."""
+
+SCHEMA_VERSION: Final = len(_VERSIONS)
+
 _EDGES: Final = (
     "SELECT max(number), max(id) FROM tasks",
     "SELECT max(log) FROM logs",
@@ -99,6 +120,8 @@ _EDGES: Final = (
     "SELECT max(log) FROM answers",
     "SELECT max(log) FROM dropped",
     "SELECT max(key) FROM notes",
+    "SELECT max(number), max(kind) FROM timers",
+    "SELECT max(number) FROM task_notes",
 )
 """Reads one edge of every table: cheap, and a file that was cut short does not get past it."""
 
@@ -110,26 +133,29 @@ _WAL_BYTES: Final = 64 * 1024 * 1024
 def connect_writer(
     path: Path, *, synchronous: Synchronous, max_pages: int | None
 ) -> sqlite3.Connection:
-    """Open the file for writing, and create the tables in a new one.
+    """Open the file for writing, with the tables of this version: a new file gets all of them, one
+    of an older version those that it lacks.
 
     Raises:
-        StoreRefused: the file is no database, or not one of this program and version.
+        StoreRefused: the file is no database, or not one of this program or of a newer version.
     """
     try:
         connection = _connect(path)
     except sqlite3.Error as error:
         raise StoreRefused(f"Can't open the database {path}: {reason(error) or error}") from error
     try:
-        if _is_new(connection, path):
-            _create(connection)
+        version = _version(connection, path)
+        if version == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
+        if version < SCHEMA_VERSION:
+            _upgrade(connection, version)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count = {max_pages}")
-        for query in _EDGES:
-            connection.execute(query).fetchall()
+        _look_at_edges(connection)
     except sqlite3.Error as error:
         connection.close()
         raise StoreRefused(f"Can't open the database {path}: {reason(error) or error}") from error
@@ -159,7 +185,13 @@ def _number(connection: sqlite3.Connection, query: str) -> int:
     return int(number)
 
 
-def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
+def _look_at_edges(connection: sqlite3.Connection) -> None:
+    for query in _EDGES:
+        connection.execute(query).fetchall()
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables in the file; 0 where it is new."""
     application = _number(connection, "PRAGMA application_id")
     version = _number(connection, "PRAGMA user_version")
     if application == APPLICATION_ID:
@@ -168,17 +200,17 @@ def _is_new(connection: sqlite3.Connection, path: Path) -> bool:
                 f"The database {path} has schema version {version}: a newer program wrote it "
                 f"(this one knows version {SCHEMA_VERSION})"
             )
-        return False
+        return version
     if application or version or _number(connection, "SELECT count(*) FROM sqlite_master"):
         raise StoreRefused(f"{path} is a database of another program")
-    return True
+    return 0
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    # One transaction: a crash leaves an empty file or all of the tables, with their version.
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    # One transaction: a crash, or a file that turns out to be damaged, leaves what was there.
     connection.executescript(
-        f"BEGIN IMMEDIATE; {_TABLES}"
-        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        f"BEGIN IMMEDIATE; {''.join(_VERSIONS[version:])}"
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
     )
+    _look_at_edges(connection)
+    connection.execute("COMMIT")

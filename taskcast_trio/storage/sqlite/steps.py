@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -17,15 +17,20 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.model import Draft, Event, Task
 
-from ..protocols import Commit, Idempotency, LogLimits, TaskRecord
+from ..protocols import NO_TIMERS, Commit, Idempotency, LogLimits, TaskRecord, Timers
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of
-from .rows import pack_task
+from .rows import pack_former, pack_task
 
 
 def create(
-    batch: Batch, task: Task, epoch: str, now_ms: int, idempotency: Idempotency | None
+    batch: Batch,
+    task: Task,
+    epoch: str,
+    now_ms: int,
+    idempotency: Idempotency | None,
+    timers: Timers,
 ) -> Commit:
     known = batch.head(task.id)
     if known is not None:
@@ -34,7 +39,7 @@ def create(
             raise TaskExists(task.id)
         return answer
     record = TaskRecord(task, revision=0, epoch=epoch, next_index=0)
-    head = _new_log(batch, record, [], number=None)
+    head = _new_log(batch, record, [], timers)
     return batch.finish(head, Commit(record, created=True), idempotency, now_ms)
 
 
@@ -45,6 +50,7 @@ def append(
     now_ms: int,
     idempotency: Idempotency | None,
     limits: LogLimits | None,
+    wake: Mapping[str, int],
 ) -> Commit:
     head = _head(batch, task_id)
     if idempotency:
@@ -55,6 +61,8 @@ def append(
     if record.task.terminal:
         raise TaskEnded(task_id, record.task.status)
     head, entries = _appended(batch, head, drafts, now_ms, limits)
+    if wake:
+        head = _woken(batch, head, wake)
     return batch.finish(head, Commit(head.record, entries), idempotency, now_ms)
 
 
@@ -66,6 +74,7 @@ def transition(
     epoch: str,
     now_ms: int,
     idempotency: Idempotency | None,
+    timers: Timers,
 ) -> Commit:
     head = _head(batch, task.id)
     if idempotency:
@@ -79,22 +88,45 @@ def transition(
     _add_version(batch, head, task, body, now_ms)
     record = replace(head.record, task=task, revision=revision + 1)
     head = replace(head, record=record, weight=weight_of(body))
+    if timers:
+        head = batch.set_timers(head, timers)
     return batch.finish(head, Commit(record, entries), idempotency, now_ms)
 
 
-def delete(batch: Batch, task_id: str) -> bool:
+def delete(batch: Batch, task_id: str, epoch: str | None) -> bool:
     head = batch.head(task_id)
-    if head is None:
+    if head is None or epoch not in (None, head.record.epoch):
         return False
-    batch.connection.execute("DELETE FROM tasks WHERE number = ?", (head.number,))
-    batch.drop(head)
-    batch.heads[task_id] = None
-    batch.commits.append(Commit(head.record, deleted=True))
+    batch.commits.append(_remove(batch, head))
     return True
 
 
+def release(batch: Batch, task_id: str, epoch: str, revision: int, now_ms: int) -> bool:
+    head = batch.head(task_id)
+    if head is None or not head.record.task.terminal:
+        return False
+    if (head.record.revision, head.record.epoch) != (revision, epoch):
+        return False
+    if head.keys_until > now_ms:
+        return False
+    batch.released.append(_remove(batch, head))
+    return True
+
+
+def _remove(batch: Batch, head: Head) -> Commit:
+    batch.connection.execute("DELETE FROM tasks WHERE number = ?", (head.number,))
+    batch.drop(head)
+    batch.heads[head.record.task.id] = None
+    return Commit(head.record, deleted=True)
+
+
 def import_task(
-    batch: Batch, task: Task, events: Sequence[Event], epoch: str, overwrite: bool
+    batch: Batch,
+    task: Task,
+    events: Sequence[Event],
+    epoch: str,
+    overwrite: bool,
+    timers: Timers,
 ) -> Commit:
     old = batch.head(task.id)
     if old is not None and not overwrite:
@@ -102,9 +134,15 @@ def import_task(
     record = TaskRecord(task, revision=0, epoch=epoch, next_index=len(events), imported=True)
     if old is not None:
         batch.drop(old)
-    head = _new_log(batch, record, events, number=old.number if old else None)
-    batch.write_foreign(head.log, [Entry(event, event.index) for event in events])
+    entries = [Entry(event, event.index) for event in events]
+    head = _new_log(batch, record, entries, timers, number=old.number if old else None)
     return batch.finish(head, Commit(record, replaced=old is not None))
+
+
+def restore(batch: Batch, record: TaskRecord, entries: Sequence[Entry], timers: Timers) -> Commit:
+    if batch.head(record.task.id) is not None:
+        raise TaskExists(record.task.id)
+    return batch.finish(_new_log(batch, record, entries, timers), Commit(record))
 
 
 def put_note(batch: Batch, key: str, value: bytes, expires_ms: int | None, now_ms: int) -> None:
@@ -138,40 +176,63 @@ def _head(batch: Batch, task_id: str) -> Head:
 
 
 def _new_log(
-    batch: Batch, record: TaskRecord, events: Sequence[Event], *, number: int | None
+    batch: Batch,
+    record: TaskRecord,
+    entries: Sequence[Entry],
+    timers: Timers,
+    *,
+    number: int | None = None,
 ) -> Head:
-    """Write a task and the counts of a new log; ``number`` is its place in the order of creation
-    where it had one before.
+    """Write a task and a new log with these entries; ``number`` is its place in the order of
+    creation where it had one before.
     """
     execute, task = batch.connection.execute, record.task
-    timestamp = max([task.created_at, *(event.timestamp for event in events)])
-    size = sum(_size(event) for event in events)
+    timestamp = max([task.created_at, *(entry.event.timestamp for entry in entries)])
+    size = sum(_size(entry.event) for entry in entries)
     body = pack_task(task)
     log = execute(
         "INSERT INTO logs (next_index, timestamp, events, bytes, keys_until)"
         " VALUES (?, ?, ?, ?, 0)",
-        (record.next_index, timestamp, len(events), size),
+        (record.next_index, timestamp, len(entries), size),
     ).lastrowid
-    execute("INSERT INTO versions (log, revision, body) VALUES (?, 0, ?)", (log, body))
+    revision = record.revision
+    execute("INSERT INTO versions (log, revision, body) VALUES (?, ?, ?)", (log, revision, body))
     type_ = None if task.type is UNSET else task.type
-    values = (task.id, log, record.epoch, record.imported, task.status, type_)
+    former = pack_former(record.former)
     number = execute(
-        "INSERT OR REPLACE INTO tasks (number, id, log, epoch, revision, imported, status, type)"
-        " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
-        (number, *values),
-    ).lastrowid
+        "INSERT OR REPLACE INTO tasks"
+        " (number, id, log, epoch, revision, imported, status, type, former)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            number, task.id, log, record.epoch, revision, record.imported, task.status, type_,
+            former,
+        ),
+    ).lastrowid  # fmt: skip
     assert log is not None
     assert number is not None
-    return Head(
+    head = Head(
         number=number,
         log=log,
         record=record,
         timestamp=timestamp,
-        events=len(events),
+        events=len(entries),
         bytes=size,
         keys_until=0,
         weight=weight_of(body),
+        timers=NO_TIMERS,
     )
+    if entries:
+        batch.write_log(head, entries)
+    return batch.set_timers(head, timers) if timers else head
+
+
+def _woken(batch: Batch, head: Head, wake: Mapping[str, int]) -> Head:
+    """The head with timers that are due no later than ``wake`` says."""
+    known = batch.timers(head)
+    sooner = {kind: due for kind, due in wake.items() if kind not in known or due < known[kind]}
+    if not sooner and head.timers is not None:
+        return head
+    return batch.set_timers(replace(head, timers=known), sooner)
 
 
 def _add_version(batch: Batch, head: Head, task: Task, body: bytes, now_ms: int) -> None:

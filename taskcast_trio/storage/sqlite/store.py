@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -11,8 +11,18 @@ import trio
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, Task
 
-from ..protocols import Commit, Idempotency, LogLimits, Page, Snapshot, TaskRecord
-from . import queries, steps
+from ..protocols import (
+    NO_TIMERS,
+    Commit,
+    Idempotency,
+    LogLimits,
+    Page,
+    Snapshot,
+    TaskRecord,
+    Timer,
+    Timers,
+)
+from . import queries, steps, timer_steps
 from .batch import Batch
 from .queries import Tasks
 from .readers import Readers
@@ -42,15 +52,23 @@ class SqliteStore:
         )
 
     def _committed(self, batch: Batch) -> None:
+        for commit in batch.released:
+            self._values.take(commit)
         for commit in batch.commits:
             self._values.take(commit)
             self._announce(commit)
 
     async def create(
-        self, task: Task, *, epoch: str, now_ms: int, idempotency: Idempotency | None = None
+        self,
+        task: Task,
+        *,
+        epoch: str,
+        now_ms: int,
+        idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         return await self.writer.do(
-            lambda batch: steps.create(batch, task, epoch, now_ms, idempotency)
+            lambda batch: steps.create(batch, task, epoch, now_ms, idempotency, timers)
         )
 
     async def get(self, task_id: str) -> TaskRecord | None:
@@ -81,9 +99,10 @@ class SqliteStore:
         now_ms: int,
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
+        wake: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         return await self.writer.do(
-            lambda batch: steps.append(batch, task_id, drafts, now_ms, idempotency, limits)
+            lambda batch: steps.append(batch, task_id, drafts, now_ms, idempotency, limits, wake)
         )
 
     async def transition(
@@ -95,10 +114,11 @@ class SqliteStore:
         epoch: str,
         now_ms: int,
         idempotency: Idempotency | None = None,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         return await self.writer.do(
             lambda batch: steps.transition(
-                batch, task, drafts, revision, epoch, now_ms, idempotency
+                batch, task, drafts, revision, epoch, now_ms, idempotency, timers
             )
         )
 
@@ -152,14 +172,30 @@ class SqliteStore:
             self._values.install(loaded, put_by)
         return snapshot
 
-    async def delete(self, task_id: str) -> bool:
-        return await self.writer.do(lambda batch: steps.delete(batch, task_id))
+    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
+        return await self.writer.do(lambda batch: steps.delete(batch, task_id, epoch))
 
     async def import_task(
-        self, task: Task, events: Sequence[Event], *, epoch: str, overwrite: bool
+        self,
+        task: Task,
+        events: Sequence[Event],
+        *,
+        epoch: str,
+        overwrite: bool,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
         return await self.writer.do(
-            lambda batch: steps.import_task(batch, task, events, epoch, overwrite)
+            lambda batch: steps.import_task(batch, task, events, epoch, overwrite, timers)
+        )
+
+    async def restore(
+        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+    ) -> Commit:
+        return await self.writer.do(lambda batch: steps.restore(batch, record, entries, timers))
+
+    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+        return await self.writer.do(
+            lambda batch: steps.release(batch, task_id, epoch, revision, now_ms)
         )
 
     async def count(self) -> int:
@@ -178,3 +214,37 @@ class SqliteStore:
 
     async def drop_note(self, key: str) -> bool:
         return await self.writer.do(lambda batch: steps.drop_note(batch, key))
+
+    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        return await self.writer.do(
+            lambda batch: timer_steps.take_due(batch, kind, now_ms, lease_ms, limit)
+        )
+
+    async def next_due(self, kind: str) -> int | None:
+        return await self._readers.look(partial(queries.next_due, kind=kind))
+
+    async def set_timer(
+        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+    ) -> bool:
+        return await self.writer.do(
+            lambda batch: timer_steps.set_timer(batch, task_id, kind, due_ms, if_due)
+        )
+
+    async def put_task_note(
+        self,
+        task_id: str,
+        name: str,
+        value: bytes | None,
+        *,
+        epoch: str,
+        timers: Timers = NO_TIMERS,
+    ) -> bool:
+        return await self.writer.do(
+            lambda batch: timer_steps.put_task_note(batch, task_id, name, value, epoch, timers)
+        )
+
+    async def task_note(self, task_id: str, name: str) -> bytes | None:
+        return await self._readers.look(partial(queries.task_note, task_id=task_id, name=name))
+
+    async def task_notes(self, task_id: str) -> dict[str, bytes]:
+        return await self._readers.look(partial(queries.task_notes, task_id=task_id))

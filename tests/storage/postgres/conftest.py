@@ -1,8 +1,3 @@
-"""A database for every test: of ``TASKCAST_TEST_POSTGRES_URL`` where that is set (its role must be
-allowed to create databases), else of a server that the tests start. Outages are always of the
-latter.
-"""
-
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -10,18 +5,17 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
-from taskcast_trio.storage.postgres import migrate, open_postgres
+from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.protocols import LongTermStore
 
-from .server import LocalServer, local_server, new_database, url_of
+from .server import LocalServer, new_database, url_of
 
 PATIENCE_S = 30.0
 
 
 @pytest.fixture(scope="session")
-def server() -> LocalServer:
-    """The server that outages are tried on."""
-    return local_server()
+def server(postgres_server: LocalServer) -> LocalServer:
+    return postgres_server
 
 
 @pytest.fixture
@@ -30,23 +24,9 @@ def empty_url() -> str:
     return url_of(new_database())
 
 
-@pytest.fixture(scope="session")
-def template() -> str:
-    """A migrated database to copy."""
-    name = new_database()
-
-    async def main() -> None:
-        async with open_postgres(url_of(name)) as store:
-            await migrate(store.pool)
-
-    trio.run(main)
-    return name
-
-
 @pytest.fixture
-def url(template: str) -> str:
-    """A migrated database."""
-    return url_of(new_database(template))
+def url(postgres_url: str) -> str:
+    return postgres_url
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -17,6 +18,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import trio
+
+from taskcast_trio.storage.postgres import migrate, open_postgres
 
 PATIENCE_S: Final = 60
 UNPRIVILEGED: Final = "nobody"
@@ -71,6 +76,10 @@ class LocalServer:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}&port={self.port}"
@@ -169,3 +178,27 @@ def new_database(template: str = "template0") -> str:
     if "TASKCAST_TEST_POSTGRES_URL" in os.environ:
         atexit.register(psql, admin, f"DROP DATABASE IF EXISTS {name}")
     return name
+
+
+@cache
+def migrated_database() -> str:
+    """The name of a database with the schema of this version, to copy."""
+    name = new_database()
+    _migrate(url_of(name))
+    return name
+
+
+def migrated_on(server: LocalServer) -> str:
+    """The URL of a new database of that server, with the schema of this version."""
+    url = server.url(server.new_database())
+    _migrate(url)
+    return url
+
+
+def _migrate(url: str) -> None:
+    async def main() -> None:
+        async with open_postgres(url) as store:
+            await migrate(store.pool)
+
+    with ThreadPoolExecutor(1) as thread:  # wherever this is called: it may be in a trio.run
+        thread.submit(trio.run, main).result(PATIENCE_S)

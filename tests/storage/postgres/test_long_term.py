@@ -33,7 +33,7 @@ from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres import store as store_module
 from taskcast_trio.storage.postgres.rows import given as given_back
 from taskcast_trio.storage.postgres.rows import jsonb, packed, stored, unpacked
-from taskcast_trio.storage.protocols import TaskRecord, UnwritableRows
+from taskcast_trio.storage.protocols import Extent, Former, Summary, TaskRecord, UnwritableRows
 
 from ..support import NOW, append, draft, latest, piece, task, text
 from .server import psql
@@ -329,7 +329,8 @@ async def test_a_log_goes_on_in_a_new_epoch_where_its_archive_ends(store):
     lost = await append(hot, piece("lost"))
 
     record = await store.renew("t", epoch=EPOCH, new_epoch="EPOCH002")
-    assert record == replace(first.record, epoch="EPOCH002")
+    former = (Former("EPOCH001", 3),)
+    assert record == replace(first.record, epoch="EPOCH002", former=former)
     assert await store.renew("t", epoch=EPOCH, new_epoch="EPOCH002") == record, "a repeat"
     with pytest.raises(RevisionConflict):
         await store.renew("t", epoch=EPOCH, new_epoch="EPOCH003")
@@ -345,6 +346,31 @@ async def test_a_log_goes_on_in_a_new_epoch_where_its_archive_ends(store):
     places = await store.read_places("t", after_place=-1, after_index=-1, limit=9)
     assert [e.id for e in places.entries] == [e.id for e in first.entries[:2]] + ["moved", "other"]
     assert text((await store.snapshot("t")).values["s"]) == "abc"
+
+
+async def test_a_task_that_is_deleted_again_leaves_the_one_made_since_alone(store):
+    await store.save(record_of(task()), ())
+    assert await store.delete("t", epoch=EPOCH)
+    later = record_of(task(at=NOW + 1), epoch="EPOCH002")
+    assert await store.save(later, ())
+    assert not await store.delete("t", epoch=EPOCH)
+    assert await store.load("t") == later
+    assert await store.delete("t", epoch="EPOCH002")
+    assert not await store.exists("t")
+
+
+async def test_how_far_tasks_are_archived_is_told_for_many_at_once(store):
+    assert await store.extents(["t", "other"]) == {}
+    assert await store.summary() == Summary(0, 0, None)
+    await store.save(record_of(task("t\0")), (), through=4)
+    await store.save(record_of(task("u", at=NOW + 5), revision=3, epoch="EPOCH002"), ())
+    await store.save(record_of(task("gone")), ())
+    await store.delete("gone")
+    assert await store.extents(["t\0", "u", "gone", "none"]) == {
+        "t\0": Extent(EPOCH, 0, 5),
+        "u": Extent("EPOCH002", 3, 0),
+    }
+    assert await store.summary() == Summary(2, 5, NOW + 5)
 
 
 async def test_of_two_that_renew_one_log_one_wins(store):

@@ -14,7 +14,7 @@ from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.redis import RedisBackend, open_redis
 
 from ..support import DAY, NOW, Announced, latest, piece
-from ..test_sqlite_model import commands, outcome, plain, state, step_of
+from ..test_sqlite_model import all_timers, commands, outcome, plain, state, step_of
 from .server import new_prefix, redis_url
 
 
@@ -56,6 +56,7 @@ class World:
             assert await outcome(step, redis.store) == expected, (number, command)
         expected_state = await state(self.memory.store)
         assert await state(redis.store) == expected_state
+        assert await all_timers(redis.store) == await all_timers(self.memory.store)
         told = await self.told.first(len(self.memory_told.commits))
         for id_ in "tu":  # the order is that of each log
             mine, theirs = ([plain(c) for c in commits if c.record.task.id == id_]
@@ -71,7 +72,7 @@ def play(script: list[tuple[Any, ...]]) -> None:
     trio.run(main)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(script=st.lists(commands, min_size=5, max_size=40))
 def test_whatever_is_done_redis_answers_stores_and_announces_as_memory_does(script):
     play(script)
@@ -103,5 +104,6 @@ mixed = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(batches=st.lists(mixed, min_size=1, max_size=4))
 def test_the_value_of_a_series_that_changes_its_field_is_what_memory_says(batches):
-    steps = [("append", "t", batch, 0, None, None) for batch in batches]
-    play([("create", "t", 0, None), *steps, ("snapshot", "t")])
+    steps: list[tuple[Any, ...]]
+    steps = [("append", "t", batch, 0, None, None, {}) for batch in batches]
+    play([("create", "t", 0, None, {}), *steps, ("snapshot", "t")])
