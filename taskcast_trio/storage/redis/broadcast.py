@@ -70,8 +70,9 @@ class RedisBroadcast:
 
     @property
     def state(self) -> Literal["up", "down"]:
-        """``up`` where all that is followed is listened to, else ``down``."""
-        return "up" if self._wanted() <= self._confirmed() else "down"
+        """``up`` where every connection is, and all that is followed is listened to."""
+        connected = all(ear.connected for ear in self._ears.values())
+        return "up" if connected and self._wanted() <= self._confirmed() else "down"
 
     def attached(self, task_id: str | None) -> None:
         if task_id is None:

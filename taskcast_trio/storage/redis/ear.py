@@ -19,6 +19,7 @@ from .nodes import Nodes, Place, connect, cut
 
 PING_S: Final = 2.0
 SILENCE_S: Final = 6.0
+YIELD_AFTER_S: Final = 0.005
 
 
 class Ear:
@@ -77,12 +78,16 @@ class Ear:
         try:
             async with asyncio.timeout(SILENCE_S):
                 await connect(connection)
-            self._last = loop.time()
+            self._last = yielded = loop.time()
             self.connected = True
             keeper = loop.create_task(self._keep(connection, self._wake))
             while True:
                 self._take(await connection.read_response(disable_decoding=True))
                 self._last = loop.time()
+                if self._last - yielded > YIELD_AFTER_S:
+                    # What has arrived already is read without waiting: let others run.
+                    await asyncio.sleep(0)
+                    yielded = self._last
         finally:
             self.connected = False
             self.confirmed.clear()

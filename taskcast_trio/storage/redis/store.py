@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ from .rows import (
     size_of,
     value_of,
 )
+from .scripts import script
 from .steps import ended_value, key_values, timer_values, type_value
 from .timers import TaskTimers
 
@@ -78,7 +80,10 @@ class RedisStore(Listing, TaskTimers, Notes):
         return Commit(TaskRecord(task, revision=0, epoch=epoch, next_index=0), created=True)
 
     async def _next_number(self) -> int:
-        number: int = await self._commands.do(self._commands.plain(0, "INCR", self._keys.number))
+        counter = self._commands.on_keys(
+            script("number"), 0, (self._keys.number,), time.time_ns() // 1000
+        )
+        number: int = await self._commands.do(counter)
         return number
 
     async def get(self, task_id: str) -> TaskRecord | None:

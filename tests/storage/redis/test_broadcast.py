@@ -190,6 +190,19 @@ async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, qui
     results.assert_all_saw(102, 1)
 
 
+async def test_health_tells_of_a_listener_that_can_not_connect(server, prefix, quick):
+    async with proxied(server.port) as proxy, process(proxy.url, prefix) as one:
+        await until(lambda: one.backend.state().pubsub == "up")
+        proxy.refuses = True
+        proxy.cut(lambda link: link.listens)
+        async with one.engine.subscribe("t"):
+            await until(lambda: one.backend.state().pubsub == "down")
+            proxy.cut()
+            await until(lambda: one.backend.state().pubsub == "down")
+            proxy.refuses = False
+            await until(lambda: one.backend.state().pubsub == "up")
+
+
 async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, monkeypatch):
     """Nothing is wrong with the connection, but an announcement did not come: positions tell."""
     results = Results()

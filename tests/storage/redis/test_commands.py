@@ -264,6 +264,20 @@ async def test_calls_of_the_same_moment_cross_together(server, prefix):
         assert len(flushed) <= 3
 
 
+async def test_new_tasks_come_behind_the_others_though_the_count_of_them_was_lost(server, prefix):
+    """The node of a cluster that counted came back empty, the others did not."""
+    async with open_redis(server.url, prefix=prefix) as backend:
+        store = backend.store
+        for number in range(6):
+            if number % 2:
+                with server.client() as client:
+                    assert client.delete(backend._commands.keys.number)
+            await store.create(task(f"t{number}"), epoch="EPOCH001", now_ms=NOW)
+        assert [r.task.id for r in await store.list_tasks()] == [f"t{n}" for n in range(6)]
+        after = await store.list_tasks(after="t3")
+        assert [record.task.id for record in after] == ["t4", "t5"]
+
+
 async def test_a_store_that_has_no_memory_left_says_so_and_reads_go_on(prefix):
     with serving("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as server:
         async with open_redis(server.url, prefix=prefix) as backend:
