@@ -58,7 +58,9 @@ async def open_runtime(
     config = config or Config()
     async with open_backend(config) as backend, open_archive(config) as archive:
         metrics = Metrics()
-        fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+        fanout = Fanout(
+            metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
+        )
         archiver = None
         if archive is not None:
             archiver = Archiver(

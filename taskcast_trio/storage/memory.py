@@ -55,6 +55,12 @@ class MemoryBroadcast:
         finally:
             self._sink = None
 
+    def attached(self, task_id: str | None) -> None:
+        """Everything is announced, whoever follows."""
+
+    def detached(self, task_id: str | None) -> None:
+        pass
+
     def announce(self, commit: Commit) -> None:
         if self._sink is not None:
             self._sink.committed(commit)

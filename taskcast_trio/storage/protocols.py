@@ -21,7 +21,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
@@ -150,18 +150,34 @@ class CommitSink(Protocol):
     def committed(self, commit: Commit) -> None:
         """One step's work, in the order of each log's indexes."""
 
-    def interrupted(self) -> None:
-        """Announcements may have been lost: every cursor must read its log again."""
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        """Announcements may have been lost, of these tasks or (None) of any: every cursor on them,
+        and each that follows all tasks, must read again.
+        """
 
 
-class Broadcast(Protocol):
-    """Carries every process's commits to every process."""
+class Audience(Protocol):
+    """Is told what is followed in this process. Neither call waits or raises."""
+
+    def attached(self, task_id: str | None) -> None:
+        """One more follows this task, or (None) all tasks.
+
+        What is announced from some moment on reaches the sink; it is interrupted at that moment,
+        unless it has been reached so far.
+        """
+
+    def detached(self, task_id: str | None) -> None:
+        """One that was attached is no more."""
+
+
+class Broadcast(Audience, Protocol):
+    """Carries every process's commits to every process, as far as they are followed there."""
 
     async def run(
         self, sink: CommitSink, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Feed ``sink`` until cancelled; calls ``started()`` once nothing announced later can be
-        missed.
+        """Feed ``sink`` until cancelled; calls ``started()`` once nothing announced later, of what
+        is followed, can be missed unless the sink is interrupted.
         """
 
 

@@ -16,10 +16,12 @@ from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres.connection import Connection
 from taskcast_trio.storage.protocols import Backend, LongTermStore, ShortTermStore
+from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.sqlite import open_sqlite
 from taskcast_trio.storage.tiered import TieredStore
 
 from .postgres.server import migrated_database, new_database, url_of
+from .redis.server import new_prefix, redis_url
 from .support import NOW, Announced
 
 
@@ -55,6 +57,12 @@ async def open_sqlite_file() -> AsyncIterator[Backend]:
 
 
 @asynccontextmanager
+async def open_redis_prefix() -> AsyncIterator[Backend]:
+    async with open_redis(redis_url(), prefix=new_prefix(), timeout_s=10) as backend:
+        yield backend
+
+
+@asynccontextmanager
 async def open_tiered() -> AsyncIterator[Backend]:
     """Memory over an archive in PostgreSQL."""
     async with open_postgres(url_of(tiers_database())) as archive:
@@ -77,6 +85,7 @@ async def _empty(connection: Connection) -> None:
 BACKENDS: dict[str, OpenBackend] = {
     "memory": open_memory,
     "sqlite": open_sqlite_file,
+    "redis": open_redis_prefix,
     "memory+postgres": open_tiered,
 }
 
@@ -102,6 +111,7 @@ def store(backend: Backend) -> ShortTermStore:
 async def announced(backend: Backend) -> AsyncIterator[Announced]:
     """Everything that is announced from now on."""
     sink = Announced()
+    backend.broadcast.attached(None)
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.broadcast.run, sink)
         yield sink
