@@ -103,7 +103,9 @@ class Redis(Section, frozen=True):
     url: SecretUrl | None = None
     prefix: str = "taskcast"
     """Of every key, so that several servers can share one Redis and not meet."""
-    max_connections: Count = 10
+    max_connections: Count = 2
+    """To each server. Steps that wait at one moment share a connection: more make smaller batches.
+    """
     timeout_seconds: Seconds = 5.0
     """For an answer of Redis."""
 

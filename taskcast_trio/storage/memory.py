@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import trio
 from msgspec.structs import replace
@@ -394,7 +395,12 @@ class MemoryBackend:
     """A memory store and the broadcast it announces to."""
 
     provider = "memory"
+    durability: Final = "volatile"
+    peers: Final = None
 
     def __init__(self) -> None:
         self.broadcast = MemoryBroadcast()
         self.store = MemoryStore(self.broadcast.announce)
+
+    def link(self) -> None:
+        """It is in this process."""

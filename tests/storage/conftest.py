@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -29,6 +29,8 @@ class TieredBackend:
     """A short-term store over an archive, without an archiver."""
 
     provider = "tiered"
+    durability: Final = "volatile"
+    peers: Final = None
 
     def __init__(self, backend: Backend, archive: LongTermStore) -> None:
         self.broadcast = backend.broadcast
@@ -39,6 +41,9 @@ class TieredBackend:
             new_epoch=lambda: "EPOCH999",
             changed=lambda: None,
         )
+
+    def link(self) -> None:
+        """It is in this process."""
 
 
 OpenBackend = Callable[[], AbstractAsyncContextManager[Backend]]

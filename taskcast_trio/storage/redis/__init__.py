@@ -5,6 +5,6 @@ trio-asyncio, which patches asyncio: do so only where Redis is configured.
 from __future__ import annotations
 
 from ..protocols import StoreRefused
-from .backend import RedisBackend, RedisState, open_redis
+from .backend import RedisBackend, open_redis
 
-__all__ = ["RedisBackend", "RedisState", "StoreRefused", "open_redis"]
+__all__ = ["RedisBackend", "StoreRefused", "open_redis"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import trio
 from msgspec import Struct
@@ -14,31 +14,20 @@ from redis.exceptions import NoPermissionError, ResponseError
 from taskcast_trio.core.errors import StoreUnavailable
 
 from ..bridge import Bridge, bridge_or_own
-from ..protocols import StoreRefused
+from ..protocols import Durability, StoreLink, StoreRefused
 from .broadcast import RedisBroadcast
-from .commands import Commands
+from .commands import CONNECTIONS, Commands
 from .errors import CONNECTION_ERRORS, refusal
 from .keys import Keys
 from .known import Known
 from .nodes import Nodes, connect, cut, nodes_of
+from .peers import RedisPeers
 from .store import RedisStore
 from .url import Target, target_of
-
-Durability: TypeAlias = Literal["durable", "volatile", "unknown"]
 
 OLDEST: Final = (6, 2)
 SHARDED_SINCE: Final = (7, 0)
 UNKNOWN: Final = "unknown"
-
-
-class RedisState(Struct, frozen=True):
-    """What health pages show; nothing in it is a secret."""
-
-    commands: Literal["up", "down"]
-    pubsub: Literal["up", "down"]
-    server_version: str
-    durability: Durability
-    kind: Literal["server", "sentinel", "cluster"]
 
 
 class _Looked(Struct, frozen=True):
@@ -66,12 +55,15 @@ class RedisBackend:
             commands, known, sharded=looked.sharded, store_id=looked.store_id
         )
 
-    def state(self) -> RedisState:
-        return RedisState(
+    @property
+    def peers(self) -> RedisPeers:
+        return self.broadcast.peers
+
+    def link(self) -> StoreLink:
+        return StoreLink(
             commands="up" if self._commands.up else "down",
             pubsub=self.broadcast.state,
             server_version=self.server_version,
-            durability=self.durability,
             kind=self._target.kind,
         )
 
@@ -82,13 +74,19 @@ class RedisBackend:
 
 @asynccontextmanager
 async def open_redis(
-    url: str, *, prefix: str = "taskcast", bridge: Bridge | None = None, timeout_s: float = 5.0
+    url: str,
+    *,
+    prefix: str = "taskcast",
+    bridge: Bridge | None = None,
+    timeout_s: float = 5.0,
+    connections: int = CONNECTIONS,
 ) -> AsyncIterator[RedisBackend]:
     """The Redis at ``url`` as a backend, open as long as the context.
 
     All keys and channels begin with ``prefix``. It shares the ``bridge`` that is given, else it has
-    one of its own. A step that gets no answer within ``timeout_s`` raises StoreUnavailable. Leaving
-    closes the connections and waits for no server.
+    one of its own. A step that gets no answer within ``timeout_s`` raises StoreUnavailable. At most
+    ``connections`` to each server carry steps; what waits at the same moment shares one. Leaving
+    closes them and waits for no server.
 
     Raises:
         StoreRefused: the URL or the prefix is not valid, or there is no Redis there that can be
@@ -105,7 +103,7 @@ async def open_redis(
             raise StoreRefused(
                 "Redis can't be used: its URL has an option it does not know"
             ) from None
-        commands = Commands(loop, nodes, keys, timeout_s=timeout_s)
+        commands = Commands(loop, nodes, keys, timeout_s=timeout_s, connections=connections)
         raised: Exception | None = None
         try:
             looked = await _look(commands, target)

@@ -27,6 +27,7 @@ from .errors import CONNECTION_ERRORS
 from .keys import BUCKETS, bucket_of
 from .known import Known
 from .nodes import Place
+from .peers import RedisPeers
 from .rows import entries_of, unpack
 
 CHECK_S: Final = 4.0
@@ -51,6 +52,7 @@ class RedisBroadcast:
     """Feeds one sink; see :class:`Broadcast`."""
 
     def __init__(self, commands: Commands, known: Known, *, sharded: bool, store_id: bytes) -> None:
+        self.peers = RedisPeers(commands, followed=self._tasks, count=self._count)
         self._commands = commands
         self._known = known
         self._sharded = sharded
@@ -80,7 +82,14 @@ class RedisBroadcast:
         else:
             tasks = self._followed[bucket_of(task_id)]
             tasks[task_id] = tasks.get(task_id, 0) + 1
+            self.peers.changed(task_id)
         self._changed.set()
+
+    def _tasks(self) -> list[str]:
+        return [task_id for tasks in self._followed for task_id in tasks]
+
+    def _count(self, task_id: str) -> int:
+        return self._followed[bucket_of(task_id)].get(task_id, 0)
 
     def detached(self, task_id: str | None) -> None:
         if task_id is None:
@@ -88,6 +97,7 @@ class RedisBroadcast:
             return
         tasks = self._followed[bucket_of(task_id)]
         tasks[task_id] -= 1
+        self.peers.changed(task_id)
         if not tasks[task_id]:
             del tasks[task_id]
             self._heard_of.pop(task_id, None)
@@ -250,7 +260,7 @@ class RedisBroadcast:
             await trio.sleep(CHECK_S)
             try:
                 await self._check_store()
-                tasks = [task_id for tasks in self._followed for task_id in tasks]
+                tasks = self._tasks()
                 for start in range(0, len(tasks), CHECK_TASKS):
                     await self._check_positions(tasks[start : start + CHECK_TASKS])
             except StoreUnavailable:

@@ -28,7 +28,7 @@ from .scripts import Script
 
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 1024 * 1024
-WORKERS: Final = 2
+CONNECTIONS: Final = 2
 """How many batches are on their way to one server at once: more would make them smaller."""
 MAX_TRIES: Final = 4
 MAX_CONNECTS: Final = 2
@@ -107,8 +107,17 @@ class _Lane:
 class Commands:
     """Sends commands; see :func:`run` for who does the work."""
 
-    def __init__(self, bridge: Bridge, nodes: Nodes, keys: Keys, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        bridge: Bridge,
+        nodes: Nodes,
+        keys: Keys,
+        *,
+        timeout_s: float,
+        connections: int = CONNECTIONS,
+    ) -> None:
         self.timeout_s = timeout_s
+        self._connections = connections
         self.up = True
         """Whether the last connection that was tried worked."""
         self.keys = keys
@@ -203,7 +212,7 @@ class Commands:
         if lane is None:
             lane = self._lanes[place] = _Lane()
         lane.queue.append(step)
-        if not lane.starting and lane.workers < WORKERS:
+        if not lane.starting and lane.workers < self._connections:
             lane.starting = True
             lane.workers += 1
             self._nursery.start_soon(self._work, place, lane)

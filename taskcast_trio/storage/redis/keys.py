@@ -45,6 +45,8 @@ class Keys:
         """Counts the tasks that were created."""
         self.store = f"{self.stems[0]}store"
         """Says which store this is, until its data is lost."""
+        self.peers = f"{self.stems[0]}peers"
+        self.messages = f"{self.stems[0]}messages"
         self.of_task = lru_cache(maxsize=4096)(self._of_task)
 
     def head(self, task_id: str) -> str:
@@ -55,6 +57,12 @@ class Keys:
 
     def note(self, name: str) -> str:
         return f"{self.stems[bucket_of(name)]}note:{name}"
+
+    def peer(self, name: str) -> str:
+        return f"{self.stems[bucket_of(name)]}peer:{name}"
+
+    def tokens(self, name: str) -> str:
+        return f"{self.stems[bucket_of(name)]}tokens:{name}"
 
     def due(self, bucket: int, kind: str) -> str:
         return f"{self.stems[bucket]}due:{kind}"

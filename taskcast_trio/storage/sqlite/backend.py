@@ -24,10 +24,15 @@ class SqliteBackend:
     """
 
     provider = "sqlite"
+    durability: Final = "durable"
+    peers: Final = None
 
     def __init__(self, store: SqliteStore, broadcast: MemoryBroadcast) -> None:
         self.store = store
         self.broadcast = broadcast
+
+    def link(self) -> None:
+        """It is in this process."""
 
 
 class _Files:

@@ -180,7 +180,7 @@ async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, qui
             await a.create()
             async with trio.open_nursery() as nursery:
                 await nursery.start(results.follow, b)
-                await until(lambda: b.backend.state().pubsub == "up")
+                await until(lambda: b.backend.link().pubsub == "up")
                 holes = [link for link in proxy._links if link.listens]
                 assert holes
                 proxy.swallows = lambda link: link in holes
@@ -192,15 +192,15 @@ async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, qui
 
 async def test_health_tells_of_a_listener_that_can_not_connect(server, prefix, quick):
     async with proxied(server.port) as proxy, process(proxy.url, prefix) as one:
-        await until(lambda: one.backend.state().pubsub == "up")
+        await until(lambda: one.backend.link().pubsub == "up")
         proxy.refuses = True
         proxy.cut(lambda link: link.listens)
         async with one.engine.subscribe("t"):
-            await until(lambda: one.backend.state().pubsub == "down")
+            await until(lambda: one.backend.link().pubsub == "down")
             proxy.cut()
-            await until(lambda: one.backend.state().pubsub == "down")
+            await until(lambda: one.backend.link().pubsub == "down")
             proxy.refuses = False
-            await until(lambda: one.backend.state().pubsub == "up")
+            await until(lambda: one.backend.link().pubsub == "up")
 
 
 async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, monkeypatch):
@@ -229,7 +229,7 @@ async def test_a_store_that_was_emptied_ends_the_streams_of_its_tasks(server, pr
                 for one in (a, b, b):
                     await nursery.start(results.follow, one)
                 await results.seen(2)
-                await until(lambda: b.backend.state().pubsub == "up")
+                await until(lambda: b.backend.link().pubsub == "up")
                 with server.client() as client:
                     client.flushall()
             results.assert_all_saw(2, 3, reason="deleted")

@@ -146,12 +146,12 @@ async def test_a_frozen_server_holds_nobody_beyond_the_timeout(server, prefix):
                     async with trio.open_nursery() as nursery:
                         for number in range(20):
                             nursery.start_soon(ask, number)
-                assert backend.state().commands == "down"
+                assert backend.link().commands == "down"
             assert len(waited) == 40
             assert max(waited) < DEADLINE_S + LATE_S
             await backend.ping()
             assert (await append(store, draft("last"))).entries
-            assert backend.state().commands == "up"
+            assert backend.link().commands == "up"
 
 
 async def test_a_server_that_is_away_is_said_so_at_once_and_used_again(server, prefix):

@@ -61,7 +61,7 @@ async def test_a_password_that_is_wrong_or_missing_is_said_so(prefix):
         right = f"redis://:correct@127.0.0.1:{server.port}/0"
         async with open_redis(right, prefix=prefix) as backend:
             await backend.store.create(task(), epoch="EPOCH001", now_ms=NOW)
-            assert "correct" not in repr(backend.state())
+            assert "correct" not in repr(backend.link())
 
 
 async def test_what_is_no_redis_is_said_so():
@@ -90,8 +90,8 @@ async def test_a_prefix_that_would_break_the_keys_is_refused(url, prefix):
 async def test_the_persistence_is_read(option, durability):
     with running("--appendonly", option) as server:
         async with open_redis(server.url) as backend:
-            state = backend.state()
-            assert (state.durability, state.kind) == (durability, "server")
+            state = backend.link()
+            assert (backend.durability, state.kind) == (durability, "server")
             assert state.server_version[0].isdigit()
             assert (state.commands, state.pubsub) == ("up", "up")
 
