@@ -144,4 +144,19 @@ def rows(scale: Scale) -> list[Row]:
         ),
         Row("sqlite", "sqlite-replay", f"sqlite: SSE replay of {replayed:,} events", Unit.EVENTS),
         Row("sqlite", "sqlite-replay-memory", "sqlite: memory that replay takes", Unit.MIB),
+        Row("postgres", "postgres-single", "memory + PostgreSQL: single publish", Unit.REQUESTS),
+        Row(
+            "postgres",
+            "postgres-batch",
+            "memory + PostgreSQL: publish in batches of 100",
+            Unit.EVENTS,
+        ),
+        Row("postgres", "postgres-archived", "PostgreSQL: published and archived", Unit.EVENTS),
+        Row(
+            "postgres",
+            "postgres-replay",
+            f"PostgreSQL: SSE replay of {replayed:,} archived events",
+            Unit.EVENTS,
+        ),
+        Row("postgres", "postgres-replay-memory", "PostgreSQL: memory that replay takes", Unit.MIB),
     ]

@@ -43,6 +43,14 @@ class Server:
                 connection.request("DELETE", f"/tasks/{task['id']}")
             self.settle()
 
+    def metric(self, name: str) -> float:
+        """A value of ``/metrics`` that has no labels."""
+        with Connection(self.port) as connection:
+            text = connection.request("GET", "/metrics").decode()
+        return next(
+            float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} ")
+        )
+
     def settle(self) -> None:
         """Wait, up to 15 s, until the server has done with what the last measurement left it."""
         deadline = time.monotonic() + SETTLE_SECONDS

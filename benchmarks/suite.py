@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from . import machine, servers
+from . import databases, machine, servers
 from .connection import Connection, Refused, packet
 from .followers import following
 from .load import Rate
@@ -225,22 +225,58 @@ def sqlite(bench: Bench) -> Results:
     with servers.ours("sqlite", "--sqlite-synchronous", "normal") as server, server.task() as path:
         _rate(replace(bench, server=server), results, "sqlite-normal-single", path, ONE, 1)
     with servers.ours("sqlite") as server, server.task() as path:
-        request = packet("POST", path, HUNDRED)
-        with Connection(server.port) as publisher:
-            for _ in range(count // 100):
-                publisher.exchange(request)
-        server.settle()
-        before = machine.resident_kib(server.pid)
-        watch = Stopwatch(server)
-        with following(server, path, 1, count) as readers:
-            watch.started, _ = readers.live()
-            watch.read(results, "sqlite-replay", count, readers.mark())
-        after = machine.resident_kib(server.pid)
-        if before is None or after is None:
-            results.notes["sqlite-replay-memory"] = "not measured: needs /proc"
-        else:
-            results.figures["sqlite-replay-memory"] = (after - before) / 1024
+        _publish_all(server, path, count)
+        _replay_all(server, results, "sqlite-replay", path, count)
     return results
+
+
+def postgres(bench: Bench) -> Results:
+    """Publishes to memory while an archive is written behind them, how fast that is, and a replay
+    of a log that only the archive has.
+    """
+    results = Results()
+    count = bench.scale.replays[-1]
+    with databases.postgres() as url:
+        options = ("--postgres-url", url, "--auto-migrate")
+        with servers.ours("memory", *options) as server:
+            archived = replace(bench, server=server)
+            with server.task() as path:
+                _rate(archived, results, "postgres-single", path, ONE, 1)
+            with server.task() as path:
+                _rate(archived, results, "postgres-batch", path, HUNDRED, 100)
+        with servers.ours("memory", *options) as server, Connection(server.port) as connection:
+            task = connection.json("POST", "/tasks", b"{}")
+            path = f"/tasks/{task['id']}/events"
+            watch = Stopwatch(server)
+            _publish_all(server, path, count)
+            while server.metric("taskcast_archived_events_total") < count:
+                time.sleep(0.01)
+            watch.read(results, "postgres-archived", count)
+        with servers.ours("memory", *options) as server:
+            _replay_all(server, results, "postgres-replay", path, count)
+    return results
+
+
+def _publish_all(server: Server, path: str, count: int) -> None:
+    request = packet("POST", path, HUNDRED)
+    with Connection(server.port) as publisher:
+        for _ in range(count // 100):
+            publisher.exchange(request)
+
+
+def _replay_all(server: Server, results: Results, key: str, path: str, count: int) -> None:
+    """A whole log for one reader, and what the server grows by meanwhile."""
+    server.settle()
+    before = machine.resident_kib(server.pid)
+    watch = Stopwatch(server)
+    with following(server, path, 1, count) as readers:
+        watch.started, _ = readers.live()
+        watch.read(results, key, count, readers.mark())
+    after = machine.resident_kib(server.pid)
+    if before is None or after is None:
+        results.notes[f"{key}-memory"] = "not measured: needs /proc"
+    else:
+        results.figures[f"{key}-memory"] = (after - before) / 1024
 
 
 @contextmanager
@@ -263,4 +299,5 @@ BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
     "accumulate": accumulate,
     "idle": idle,
     "sqlite": sqlite,
+    "postgres": postgres,
 }

@@ -1,8 +1,9 @@
 """Runs the wire contract's conformance kit against this server.
 
-    python -m tests.conformance [--postgres] KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
+    python -m tests.conformance [--postgres] [--redis] KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
 
-With --postgres the server archives in a PostgreSQL that is started for it.
+With --postgres the server archives in a PostgreSQL, with --redis it stores in a Redis, that is
+started for it.
 Two of the kit's scenarios can't be met and are expected to fail; when one passes, or another
 fails, so does this.
 """
@@ -35,6 +36,11 @@ def main() -> int:
 
         arguments.remove("--postgres")
         options += ["--postgres-url", url_of(new_database()), "--auto-migrate"]
+    if "--redis" in arguments:
+        from .storage.redis.server import new_prefix, redis_url
+
+        arguments.remove("--redis")
+        options += ["--redis-url", redis_url(), "--redis-prefix", new_prefix()]
     kit, profiles = Path(arguments[0]), arguments[1:] or ["open"]
     start = [sys.executable, "-m", "taskcast_trio", "start", *options]
     command = [sys.executable, str(kit / "run_profiles.py")]

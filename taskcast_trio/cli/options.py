@@ -12,7 +12,9 @@ from taskcast_trio.config.keys import KEYS, Key
 from taskcast_trio.config.show import rows
 from taskcast_trio.config.values import describe
 
-_PROMINENT: Final = frozenset({"port", "host", "storage", "dbPath", "logLevel"})
+_PROMINENT: Final = frozenset(
+    {"port", "host", "storage", "redis.url", "processes", "dbPath", "logLevel"}
+)
 _EXTRA_NAMES: Final = {"server.http2": "--http2/--no-http2"}
 
 

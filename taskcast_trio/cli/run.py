@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from taskcast_trio import __version__
+from taskcast_trio.cli.processes import ChildFailed, Inherited, inherited, supervise
 from taskcast_trio.config import Config, Loaded, Secret
 from taskcast_trio.engine.runtime import open_runtime
 from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_logging
@@ -67,27 +68,41 @@ def run(loaded: Loaded) -> int:
         log.warning("no authentication: whoever reaches the port may do anything")
     drained = False
     at_end = ExitStack()
+    child = inherited()
     try:
         with at_end:
-            drained = trio.run(
-                _serve,
-                config,
-                lambda urls: click.echo(banner(loaded, urls, new_admin_token)),
-                at_end,
-            )
-    except* (CannotListen, StoreRefused) as group:
+            if config.processes > 1 and child is None:
+                drained = trio.run(_supervise, loaded, config, new_admin_token)
+            else:
+                drained = trio.run(_serve, loaded, config, new_admin_token, at_end, child)
+    except* (CannotListen, ChildFailed, StoreRefused) as group:
         click.echo(f"Error: {_first(group)}", err=True)
     except* Exception as group:
         log.critical("crashed", exc_info=group)
     return EXIT_OK if drained else EXIT_FAILED
 
 
-async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: ExitStack) -> bool:
-    """Serve, and return whether it ended by draining: False means that a second signal cut it."""
-    host, server = config.listen_host, config.server
-    options = ServeOptions(
-        host=host,
+async def _supervise(loaded: Loaded, config: Config, new_admin_token: str | None) -> bool:
+    """Run the processes that serve; whether all of them ended by draining."""
+    environment = {"TASKCAST_ADMIN_TOKEN": new_admin_token} if new_admin_token else {}
+    try:
+        return await supervise(
+            config,
+            serve_options(config),
+            lambda urls: click.echo(banner(loaded, urls, new_admin_token)),
+            environment=environment,
+        )
+    except OSError as error:
+        raise CannotListen(_explain(error, config.listen_host, config.port)) from error
+
+
+def serve_options(config: Config, *, listening: tuple[int, ...] = ()) -> ServeOptions:
+    """How a configuration asks to listen and what to bear with."""
+    server = config.server
+    return ServeOptions(
+        host=config.listen_host,
         port=config.port,
+        listening=listening,
         backlog=server.backlog,
         max_connections=config.limits.connections,
         write_timeout_s=server.write_timeout_seconds,
@@ -101,6 +116,18 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
         http2=server.http2,
         http=config.http,
     )
+
+
+async def _serve(
+    loaded: Loaded,
+    config: Config,
+    new_admin_token: str | None,
+    at_end: ExitStack,
+    child: Inherited | None,
+) -> bool:
+    """Serve, and return whether it ended by draining: False means that a second signal cut it."""
+    options = serve_options(config, listening=child.listening if child else ())
+    grace_s = config.server.grace_seconds
     drained = False
     async with open_runtime(config) as runtime:
         stats = GuardStats()
@@ -112,19 +139,29 @@ async def _serve(config: Config, announce: Callable[[list[str]], None], at_end: 
             if lines is not None:
                 nursery.start_soon(_flush, lines)
             await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
+            if child is not None:
+                nursery.start_soon(_end_with_parent, child, runtime.drain)
             async with trio.open_nursery() as serving:
                 # Beside serve, not around it: a drain may be over before this task has run.
-                serving.start_soon(_watch_drain, runtime.drain, server.grace_seconds, at_end)
+                serving.start_soon(_watch_drain, runtime.drain, grace_s, at_end)
                 try:
                     serving_app = partial(serve, app, options, drain=runtime.drain, stats=stats)
                     urls: list[str] = await serving.start(serving_app)
                 except (OSError, StartupFailedError) as error:
-                    raise CannotListen(_explain(error, host, config.port)) from error
-                announce(urls)
+                    raise CannotListen(_explain(error, options.host, config.port)) from error
+                if child is None:
+                    click.echo(banner(loaded, urls, new_admin_token))
+                else:
+                    child.ready()
             drained = True
             nursery.cancel_scope.cancel()
     log.info("stopped", drained=drained)
     return drained
+
+
+async def _end_with_parent(child: Inherited, drain: trio.Event) -> None:
+    await child.parent_gone()
+    drain.set()
 
 
 async def _flush(lines: PlainLines) -> None:
@@ -184,6 +221,7 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
     auth = "none (no token is asked for)" if config.auth.mode == "none" else config.auth.mode
     lines = [
         ("listening", ", ".join(urls)),
+        *([] if config.processes == 1 else [("processes", f"{config.processes}")]),
         ("storage", _storage(config)),
         *([] if config.postgres.url is None else [("archive", f"{config.postgres.url}")]),
         ("auth", auth),
@@ -200,6 +238,8 @@ def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) 
 
 
 def _storage(config: Config) -> str:
+    if config.storage == "redis":
+        return f"redis, {config.redis.url}, keys {config.redis.prefix}:*"
     if config.storage != "sqlite":
         survives = "nothing" if config.postgres.url is None else "what was archived"
         return f"memory ({survives} survives a restart)"
@@ -216,7 +256,7 @@ def _explain(error: Exception, host: str, port: int) -> str:
     return f"cannot start: {error}"
 
 
-def _first(group: BaseExceptionGroup[CannotListen | StoreRefused]) -> BaseException:
+def _first(group: BaseExceptionGroup[CannotListen | ChildFailed | StoreRefused]) -> BaseException:
     found: BaseException = group
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

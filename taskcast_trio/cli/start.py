@@ -88,6 +88,8 @@ start.params[:0] = [
     prominent("port", "-p", help="Port to listen on; 0 takes a free one.  [3721]"),
     prominent("host", help="Address to listen on.  [127.0.0.1 while auth is none, else all]"),
     prominent("storage", "-s", help="memory, redis or sqlite.  [memory]"),
+    prominent("redis.url", help="URL of --storage redis; alone it selects that."),
+    prominent("processes", help="Server processes on the one port, with redis.  [1]"),
     prominent("dbPath", help="File of --storage sqlite.  [./taskcast.db]"),
     prominent("logLevel", help="debug, info, warn or error.  [info]"),
 ]

@@ -7,8 +7,6 @@ from typing import Final
 from taskcast_trio.config.errors import ConfigError
 from taskcast_trio.config.schema import Config
 
-STORAGES: Final = frozenset({"memory", "sqlite"})
-LONG_TERM_STORES: Final = frozenset({"postgres"})
 AUTH_MODES: Final = frozenset({"none", "jwt", "custom"})
 
 
@@ -20,9 +18,5 @@ def require_available(config: Config) -> None:
     Raises:
         ConfigError: the first thing that is not available.
     """
-    if config.storage not in STORAGES:
-        raise ConfigError(f'storage "{config.storage}" is not available in this version')
-    if config.postgres.url is not None and "postgres" not in LONG_TERM_STORES:
-        raise ConfigError('longTermStore "postgres" is not available in this version')
     if config.auth.mode not in AUTH_MODES:
         raise ConfigError(f'auth.mode "{config.auth.mode}" is not available in this version')

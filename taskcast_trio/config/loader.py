@@ -35,10 +35,11 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 WITHOUT_EFFECT: Final = (
     "cleanup",
-    "redis.prefix",
-    "postgres.maxConnections",
-    "autoMigrate",
-    "storageLifecycle",
+    "storageLifecycle.hotRetentionIdleSeconds",
+    "storageLifecycle.rehydrateReplayEvents",
+    "storageLifecycle.storageLockTtlSeconds",
+    "storageLifecycle.ttlSweepIntervalSeconds",
+    "storageLifecycle.ttlSweepBatchSize",
     "webhook",
     "workers",
 )
@@ -219,6 +220,12 @@ def _check_together(config: Config, merged: Layer) -> None:
         raise ConfigError(f"{merged[path].source}: {path}: {reason}")
 
     server, cors = config.server, config.cors
+    if config.storage == "redis" and config.redis.url is None:
+        refuse("storage", "redis needs its URL: redis.url, --redis-url or TASKCAST_REDIS_URL")
+    if config.processes > 1 and config.storage != "redis":
+        refuse("processes", f'needs storage redis: "{config.storage}" is of one process')
+    if config.require_durable and config.storage == "memory":
+        refuse("requireDurable", 'storage "memory" keeps nothing')
     if server.cert_file and not server.key_file:
         refuse("server.certFile", "needs server.keyFile")
     if server.key_file and not server.cert_file:

@@ -102,6 +102,12 @@ class Adapters(Section, frozen=True):
 class Redis(Section, frozen=True):
     url: SecretUrl | None = None
     prefix: str = "taskcast"
+    """Of every key, so that several servers can share one Redis and not meet."""
+    max_connections: Count = 2
+    """To each server. Steps that wait at one moment share a connection: more make smaller batches.
+    """
+    timeout_seconds: Seconds = 5.0
+    """For an answer of Redis."""
 
 
 class Sqlite(Section, frozen=True):
@@ -211,7 +217,11 @@ class Config(Section, frozen=True):
     log_level: LogLevel = "info"
     http: Literal["httptools", "h11"] = "httptools"
     """Who parses HTTP/1.1: httptools, the fast one, or h11 through Hypercorn's own protocol."""
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1
+    """Server processes on the one port; more than one needs storage redis."""
     storage: Storage = "memory"
+    require_durable: bool = False
+    """Whether to refuse a store that loses what it acknowledged when its machine restarts."""
     db_path: str = "./taskcast.db"
     admin_api: bool = False
     admin_token: Secret | None = None

@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw
 
 from .entry import Entry
 from .jsontext import fields_of
-from .model import Event
+from .model import Draft, Event
 
 DEFAULT_FIELD: Final = "delta"
 
@@ -40,7 +40,7 @@ def accumulates(event: Event) -> bool:
 _Members: TypeAlias = dict[bytes, bytes]
 
 
-def _members_of(event: Event) -> _Members | None:
+def _members_of(event: Event | Draft) -> _Members | None:
     return None if event.data is UNSET else fields_of(bytes(event.data))
 
 
@@ -48,6 +48,26 @@ def _text_at(key: bytes, members: _Members | None) -> bytes | None:
     """The JSON text at ``key``, without its quotes; None where there is no text."""
     value = members.get(key) if members else None
     return value[1:-1] if value is not None and value[:1] == b'"' else None
+
+
+def field_of(event: Event | Draft) -> bytes:
+    """The key of the text that is joined, as it is spelled in JSON."""
+    return msgspec.json.encode(event.series_acc_field or DEFAULT_FIELD)
+
+
+def text_of(event: Event | Draft, key: bytes) -> bytes | None:
+    """The JSON text at ``key`` of the data, without its quotes; None where there is none."""
+    return _text_at(key, _members_of(event))
+
+
+def joined(newest: Entry, key: bytes, text: bytes) -> Entry:
+    """The value whose newest event is ``newest``, with the whole text in the place of its own."""
+    members = {**(_members_of(newest.event) or {}), key: b'"%b"' % text}
+    return Entry(msgspec.structs.replace(newest.event, data=_object(members)), newest.place)
+
+
+def _object(members: _Members) -> Raw:
+    return Raw(b"{%b}" % b",".join(b"%b:%b" % member for member in members.items()))
 
 
 class _Running(Entry):
@@ -74,8 +94,7 @@ class _Running(Entry):
         text = self._base + b"".join(self._pieces[: self._count])
         self._value.joined(self._pieces, self._count, text)
         members = {**self._members, self._key: b'"%b"' % text}
-        data = Raw(b"{%b}" % b",".join(b"%b:%b" % member for member in members.items()))
-        return msgspec.structs.replace(self._event, data=data)
+        return msgspec.structs.replace(self._event, data=_object(members))
 
 
 class SeriesValue:
@@ -104,7 +123,7 @@ class SeriesValue:
         """Take the next event of the series, ``accumulate`` or ``latest``."""
         event = entry.event
         members = _members_of(event) if accumulates(event) else None
-        key = msgspec.json.encode(event.series_acc_field or DEFAULT_FIELD)
+        key = field_of(event)
         piece = _text_at(key, members)
         if members is None or piece is None:
             self._restart(entry)

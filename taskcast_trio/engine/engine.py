@@ -48,6 +48,7 @@ from taskcast_trio.storage.protocols import (
     Idempotency,
     LogLimits,
     LongTermStore,
+    Peers,
     ShortTermStore,
     Snapshot,
     TaskRecord,
@@ -88,14 +89,15 @@ class TaskEngine:
         log_limits: LogLimits | None = None,
         archive: LongTermStore | None = None,
         changed: Callable[[], None] = lambda: None,
-        shared: bool = False,
+        peers: Peers | None = None,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
-        there; ``changed`` is called when there is something to be archived. ``shared`` says that
-        other processes use the store too.
+        there; ``changed`` is called when there is something to be archived. ``peers`` know who
+        follows in other processes.
         """
         self.store = store
         self._hot = store
+        self._peers = peers
         self._archive = archive
         if archive is not None:
             self.store = TieredStore(
@@ -108,7 +110,7 @@ class TaskEngine:
                 timers_set=lambda timers: self.scheduler.notify(timers),
             )
         self.scheduler = Scheduler(
-            self.store, store, clock=clock, counted=self._count, shared=shared
+            self.store, store, clock=clock, counted=self._count, shared=peers is not None
         )
         self.fanout = fanout
         self.metrics = metrics
@@ -184,12 +186,19 @@ class TaskEngine:
         Raises:
             TaskNotFound: there is no such task.
         """
-        return self._view((await self.record(task_id)).task)
+        (view,) = await self._views([(await self.record(task_id)).task])
+        return view
 
-    def _view(self, task: Task) -> TaskView:
-        count = self.fanout.subscribers(task.id)
-        fields = {name: getattr(task, name) for name in Task.__struct_fields__}
-        return TaskView(**fields, hot=count > 0, subscriber_count=count)
+    async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
+        elsewhere = [0] * len(tasks)
+        if self._peers is not None:
+            elsewhere = await self._peers.audience([task.id for task in tasks])
+        views = []
+        for task, others in zip(tasks, elsewhere, strict=True):
+            count = self.fanout.subscribers(task.id) + others
+            fields = {name: getattr(task, name) for name in Task.__struct_fields__}
+            views.append(TaskView(**fields, hot=count > 0, subscriber_count=count))
+        return views
 
     async def list_tasks(
         self,
@@ -211,14 +220,14 @@ class TaskEngine:
             records = await self.store.list_tasks(
                 statuses=statuses, type_=type_, after=after, limit=limit
             )
-            return [self._view(record.task) for record in records]
+            return await self._views([record.task for record in records])
         if after is not None:
             last = await self.store.get(after)
             if last is not None and not visible(last.task):
                 raise no_page_after(after)
         records = await self.store.list_tasks(statuses=statuses, type_=type_, after=after)
         seen = (record.task for record in records if visible(record.task))
-        return [self._view(task) for task in islice(seen, limit)]
+        return await self._views(list(islice(seen, limit)))
 
     async def transition(self, task_id: str, change: Transition, *, key: str | None = None) -> Task:
         """Move the task to another status, and append the events that tell of it.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
 import trio
 
 from taskcast_trio.core.errors import Draining
-from taskcast_trio.storage.protocols import Commit
+from taskcast_trio.storage.protocols import Audience, Commit
 
 from .metrics import Metrics
 
@@ -106,8 +106,15 @@ class Inbox:
 class Fanout:
     """Knows the inboxes of this process: those of one task, and those that follow all."""
 
-    def __init__(self, metrics: Metrics, *, inbox_commits: int = DEFAULT_INBOX_COMMITS) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        inbox_commits: int = DEFAULT_INBOX_COMMITS,
+        audience: Audience | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._audience = audience
         self._inbox_commits = inbox_commits
         self._by_task: defaultdict[str, dict[Inbox, None]] = defaultdict(dict)
         self._global: dict[Inbox, None] = {}
@@ -159,24 +166,25 @@ class Fanout:
             self._by_task[task_id][inbox] = None
             if not counts:
                 self._uncounted[task_id] += 1
+        if self._audience is not None:
+            self._audience.attached(task_id, counts=counts)
         return inbox
 
     def detach(self, task_id: str | None, inbox: Inbox) -> None:
         """Forget the inbox and close it. Never waits."""
         inbox.close()
-        if task_id is None:
-            self._global.pop(inbox, None)
-            return
-        inboxes = self._by_task.get(task_id)
-        if inboxes is None or inbox not in inboxes:
+        inboxes = self._global if task_id is None else self._by_task.get(task_id, {})
+        if inbox not in inboxes:
             return
         del inboxes[inbox]
-        if not inboxes:
+        if task_id is not None and not inboxes:
             del self._by_task[task_id]
-        if not inbox.counts:
+        if task_id is not None and not inbox.counts:
             self._uncounted[task_id] -= 1
             if not self._uncounted[task_id]:
                 del self._uncounted[task_id]
+        if self._audience is not None:
+            self._audience.detached(task_id, counts=inbox.counts)
 
     def subscribers(self, task_id: str) -> int:
         """How many inboxes follow this task (those that follow every task do not count)."""
@@ -195,9 +203,9 @@ class Fanout:
         self._closed = True
         self.interrupted()
 
-    def interrupted(self) -> None:
-        for inboxes in self._by_task.values():
-            for inbox in inboxes:
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        for task_id in self._by_task if task_ids is None else task_ids:
+            for inbox in self._by_task.get(task_id, ()):
                 inbox.cut()
                 self._call(inbox)
         for inbox in self._global:

@@ -16,7 +16,8 @@ from taskcast_trio.config import Config
 from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
 
 from .archiver import Archiver
-from .backends import open_archive, open_backend
+from .backends import open_stores
+from .bulletin import Bulletin
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
@@ -36,6 +37,7 @@ class Runtime:
     engine: TaskEngine
     backend: Backend
     metrics: Metrics
+    bulletin: Bulletin
     drain: trio.Event
     started_ms: int
     archive: LongTermStore | None = None
@@ -56,9 +58,12 @@ async def open_runtime(
     Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
-    async with open_backend(config) as backend, open_archive(config) as archive:
+    async with open_stores(config) as stores:
+        backend, archive = stores.backend, stores.archive
         metrics = Metrics()
-        fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+        fanout = Fanout(
+            metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
+        )
         archiver = None
         if archive is not None:
             archiver = Archiver(
@@ -73,19 +78,24 @@ async def open_runtime(
             log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
-            shared=backend.shared,
+            peers=backend.peers,
         )
+        bulletin = Bulletin(backend.peers)
         drain = trio.Event()
         raised: Exception | None = None
         async with trio.open_nursery(strict_exception_groups=True) as services:
             await services.start(fanout.run, name="fan-out")
             await services.start(backend.broadcast.run, fanout, name="broadcast listener")
+            if backend.peers is not None:
+                await services.start(backend.peers.run, bulletin.heard, name="peers")
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
             await services.start(engine.scheduler.run, name="scheduler")
             try:
-                yield Runtime(config, engine, backend, metrics, drain, clock(), archive, archiver)
+                yield Runtime(
+                    config, engine, backend, metrics, bulletin, drain, clock(), archive, archiver
+                )
             except Exception as error:
                 raised = error
             finally:

@@ -17,7 +17,7 @@ from . import answers, routes_auth, routes_events, routes_service, routes_tasks
 from .auth.admission import Admissions
 from .auth.custom import Authenticate
 from .auth.gate import Authenticator, Gate
-from .auth.limits import RateLimiter, StreamSlots
+from .auth.limits import StreamSlots, limiter_of
 from .auth.methods import methods
 from .auth.revocation import Revocations
 from .auth.tickets import Tickets
@@ -105,7 +105,7 @@ def create_app(
         hot,
         how,
         Authenticator(how, tickets, revocations, engine.clock),
-        RateLimiter(config.limits.requests_per_second),
+        limiter_of(runtime, "requests", config.limits.requests_per_second),
         origins=config.cors.origins,
     )
     app.asgi_app = TargetGuard(Edge(gate, runtime))  # type: ignore[method-assign, assignment]

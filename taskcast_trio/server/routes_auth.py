@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -24,14 +25,15 @@ from taskcast_trio.engine import Runtime
 from . import answers
 from .auth.admission import Admissions
 from .auth.gate import limit_key
-from .auth.limits import RateLimiter
-from .auth.revocation import Revocations, RevokeRequest, concerns
+from .auth.limits import count, limiter_of
+from .auth.revocation import Revocations, Revoked, RevokeRequest, concerns
 from .auth.tickets import TicketRequest, Tickets
 from .auth.tokens import JwtVerifier
 from .requests import Permits, read_body
 from .target import Scope
 
 DEFAULT_LIFE_S: Final = 86_400
+REVOKED: Final = "revoked"
 
 
 class AdminApiOff(NotFound):
@@ -77,14 +79,19 @@ def register(
 ) -> None:
     config, clock_ms = runtime.config, runtime.engine.clock
     permits = Permits(runtime.engine)
-    limiter = RateLimiter(config.limits.tickets_per_second)
+    limiter = limiter_of(runtime, "tickets", config.limits.tickets_per_second)
+
+    def end_streams(told: bytes) -> None:
+        admissions.revoke(partial(concerns, msgspec.convert(json.loads(told), Revoked)))
+
+    runtime.bulletin.listen(REVOKED, end_streams)
     admin = Admin(config.admin_token, on=config.admin_api)
 
     @app.post("/tickets")
     async def create_ticket() -> Response:
         wanted: TicketRequest = await read_body(TicketRequest, config.limits, empty=b"{}")
         caller = permits.route("createTicket")
-        limiter.check(limit_key(cast(Scope, request.scope)))
+        await count(limiter, limit_key(cast(Scope, request.scope)))
         return answers.json(await tickets.issue(caller, wanted), HTTPStatus.CREATED)
 
     @app.post("/admin/token")
@@ -111,7 +118,8 @@ def register(
         except msgspec.ValidationError as error:
             raise BadRequest(str(error)) from None
         await revocations.revoke(wanted)
-        admissions.revoke(partial(concerns, wanted))
+        told = Revoked(jti=wanted.jti, sub=wanted.sub)
+        await runtime.bulletin.tell(REVOKED, json.dumps(msgspec.to_builtins(told)).encode())
         return Response(b"", HTTPStatus.NO_CONTENT)
 
 

@@ -68,12 +68,13 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
                 **about,
                 "uptime": (runtime.engine.clock() - runtime.started_ms) // 1000,
                 "auth": {"mode": config.auth.mode},
+                "durability": runtime.backend.durability,
                 "adapters": readiness.adapters(runtime),
                 "dependencies": dependencies,
                 "storage": {
                     "releaseReady": False,
                     "requiredStorageProtocolVersion": STORAGE_PROTOCOL_VERSION,
-                    "activeWriterCount": 1,
+                    "activeWriterCount": readiness.processes(runtime),
                     "incompatibleWriterIds": [],
                 },
             }

@@ -83,6 +83,8 @@ class ServeOptions:
     certfile: str | None = None
     keyfile: str | None = None
     http2: bool = False
+    listening: tuple[int, ...] = ()
+    """Descriptors of sockets that listen already, in the place of `host` and `port`."""
     http: Literal["httptools", "h11"] = "httptools"
     """Who parses HTTP/1.1: httptools, or h11 through Hypercorn's own protocol."""
 
@@ -183,11 +185,16 @@ async def run_until_signal(drain: trio.Event) -> None:
 
 
 async def open_sockets(options: ServeOptions) -> list[trio.socket.SocketType]:
-    """Bind and listen on every address of `options.host`. The caller closes the sockets.
+    """Bind and listen on every address of `options.host`, or take what listens already. The caller
+    closes the sockets.
 
     Raises:
         OSError: no address can be bound, or one is taken or forbidden; none is left open.
     """
+    if options.listening:
+        return [
+            trio.socket.from_stdlib_socket(socket.socket(fileno=fd)) for fd in options.listening
+        ]
     found = await trio.socket.getaddrinfo(
         options.host or None, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )

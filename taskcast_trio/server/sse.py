@@ -14,7 +14,7 @@ import trio
 from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import Draining, Forbidden, Unauthorized
+from taskcast_trio.core.errors import Draining, Forbidden, StoreUnavailable, Unauthorized
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
 from taskcast_trio.engine.items import Item, Pumped, Run
 from taskcast_trio.server.auth.admission import Admission
@@ -22,6 +22,8 @@ from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
 MAX_SHARED_BYTES: Final = 64 * 1024
+OUTAGE_PAUSE_S: Final = 1.0
+"""At most, between two tries to read on while the store is away."""
 KEEPALIVE: Final = b": keepalive\n\n"
 HEADERS: Final = (
     (b"content-type", b"text/event-stream"),
@@ -65,6 +67,11 @@ def _farewell(refusal: Unauthorized | Forbidden) -> bytes:
 def _goodbye(retry_ms: int) -> bytes:
     """Tells the client when to come back, spread out so that they do not all come at once."""
     return _retry(random.randint(retry_ms // 2, retry_ms * 3 // 2))
+
+
+async def _outage() -> None:
+    """The store is away: a stream waits for it, and goes on where it stood."""
+    await trio.sleep(random.uniform(OUTAGE_PAUSE_S / 2, OUTAGE_PAUSE_S))
 
 
 def encode_all(items: Iterable[Pumped], *, wrap: bool) -> Iterator[bytes]:
@@ -182,6 +189,8 @@ class Stream(ABC):
             except Forbidden as refusal:
                 self._ended = True
                 blocks = [_farewell(refusal)]
+            except StoreUnavailable:
+                await _outage()
             self._chunks = self._expiry() or chunks(blocks)
         return chunk
 
@@ -246,7 +255,14 @@ class TaskStream(Stream):
                     return True
                 if (farewell := self._expiry()) is not None:
                     self._chunks = farewell
-                elif items := await self._subscription.replay():
+                    continue
+                try:
+                    items = await self._subscription.replay()
+                except StoreUnavailable:
+                    await _outage()
+                    self._chunks = iter([KEEPALIVE])
+                    continue
+                if items:
                     self._chunks = chunks(self._encode(items))
                 elif not await self._push_live(link):
                     return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import trio
 from msgspec.structs import replace
@@ -54,6 +55,12 @@ class MemoryBroadcast:
             await trio.sleep_forever()
         finally:
             self._sink = None
+
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
+        """Everything is announced, whoever follows."""
+
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
+        pass
 
     def announce(self, commit: Commit) -> None:
         if self._sink is not None:
@@ -388,8 +395,12 @@ class MemoryBackend:
     """A memory store and the broadcast it announces to."""
 
     provider = "memory"
-    shared = False
+    durability: Final = "volatile"
+    peers: Final = None
 
     def __init__(self) -> None:
         self.broadcast = MemoryBroadcast()
         self.store = MemoryStore(self.broadcast.announce)
+
+    def link(self) -> None:
+        """It is in this process."""

@@ -21,10 +21,10 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 import trio
 from msgspec import Struct
@@ -36,6 +36,9 @@ Timers: TypeAlias = Mapping[str, int | None]
 """When the timers of a task are due, by kind (Unix ms); None clears one."""
 
 NO_TIMERS: Final[Mapping[str, int]] = MappingProxyType({})
+
+
+Durability: TypeAlias = Literal["durable", "volatile", "unknown"]
 
 
 class StoreRefused(Exception):
@@ -150,18 +153,34 @@ class CommitSink(Protocol):
     def committed(self, commit: Commit) -> None:
         """One step's work, in the order of each log's indexes."""
 
-    def interrupted(self) -> None:
-        """Announcements may have been lost: every cursor must read its log again."""
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        """Announcements may have been lost, of these tasks or (None) of any: every cursor on them,
+        and each that follows all tasks, must read again.
+        """
 
 
-class Broadcast(Protocol):
-    """Carries every process's commits to every process."""
+class Audience(Protocol):
+    """Is told what is followed in this process. Neither call waits or raises."""
+
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
+        """One more follows this task, or (None) all tasks; unless it ``counts``, as no subscriber.
+
+        What is announced from some moment on reaches the sink; it is interrupted at that moment,
+        unless it has been reached so far.
+        """
+
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
+        """One that was attached is no more."""
+
+
+class Broadcast(Audience, Protocol):
+    """Carries every process's commits to every process, as far as they are followed there."""
 
     async def run(
         self, sink: CommitSink, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Feed ``sink`` until cancelled; calls ``started()`` once nothing announced later can be
-        missed.
+        """Feed ``sink`` until cancelled; calls ``started()`` once nothing announced later, of what
+        is followed, can be missed unless the sink is interrupted.
         """
 
 
@@ -529,6 +548,42 @@ class LongTermStore(Protocol):
         """
 
 
+class Peers(Protocol):
+    """The processes that share a store."""
+
+    async def run(
+        self,
+        hear: Callable[[bytes], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Take part until cancelled. ``hear`` is called with each message, this process's own
+        included, within about a second; it must not wait or raise.
+        """
+
+    @property
+    def count(self) -> int:
+        """How many processes there are, this one included, as of the last second."""
+
+    async def audience(self, task_ids: Sequence[str]) -> list[int]:
+        """How many follow each of the tasks in all other processes, as of a moment ago."""
+
+    async def tell(self, message: bytes) -> None:
+        """Leave a message for every process."""
+
+    async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:
+        """Take some of what all processes together may take within a second; how many they are."""
+
+
+class StoreLink(Struct, frozen=True):
+    """The connections to a store, as they are now; nothing in it is a secret."""
+
+    commands: Literal["up", "down"]
+    pubsub: Literal["up", "down"]
+    server_version: str
+    kind: str
+
+
 class Backend(Protocol):
     """A short-term store with its broadcast, open for as long as its owner's context."""
 
@@ -537,11 +592,18 @@ class Backend(Protocol):
         """The name of the technology, as health pages show it."""
 
     @property
-    def shared(self) -> bool:
-        """Whether other processes may use the store at the same time."""
+    def durability(self) -> Durability:
+        """What becomes of what was acknowledged when the store's machine starts anew."""
 
     @property
     def store(self) -> ShortTermStore: ...
 
     @property
     def broadcast(self) -> Broadcast: ...
+
+    def link(self) -> StoreLink | None:
+        """How it is reached; None where it is in this process."""
+
+    @property
+    def peers(self) -> Peers | None:
+        """The processes that share the store; None where only this one has it."""

@@ -8,8 +8,6 @@ import pytest
 
 from taskcast_trio.config import Auth, Config, ConfigError, require_available
 from taskcast_trio.config.available import AUTH_MODES
-from taskcast_trio.config.schema import Postgres
-from taskcast_trio.config.secret import SecretUrl
 
 
 @pytest.mark.parametrize("mode", ["none", "jwt", "custom"])
@@ -24,11 +22,6 @@ def test_every_mode_that_can_be_configured_is_there() -> None:
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ({"storage": "redis"}, 'storage "redis" is not available in this version'),
-        (
-            {"postgres": Postgres(url=SecretUrl("postgres://h/d"))},
-            'longTermStore "postgres" is not available in this version',
-        ),
         # Code may put together what no file can say.
         ({"auth": Auth(mode="oidc")}, 'auth.mode "oidc" is not available in this version'),  # type: ignore[arg-type]
     ],

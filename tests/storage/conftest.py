@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -16,10 +16,12 @@ from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres.connection import Connection
 from taskcast_trio.storage.protocols import Backend, LongTermStore, ShortTermStore
+from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.sqlite import open_sqlite
 from taskcast_trio.storage.tiered import TieredStore
 
 from .postgres.server import migrated_database, new_database, url_of
+from .redis.server import new_prefix, redis_url
 from .support import NOW, Announced
 
 
@@ -27,7 +29,8 @@ class TieredBackend:
     """A short-term store over an archive, without an archiver."""
 
     provider = "tiered"
-    shared = False
+    durability: Final = "volatile"
+    peers: Final = None
 
     def __init__(self, backend: Backend, archive: LongTermStore) -> None:
         self.broadcast = backend.broadcast
@@ -38,6 +41,9 @@ class TieredBackend:
             new_epoch=lambda: "EPOCH999",
             changed=lambda: None,
         )
+
+    def link(self) -> None:
+        """It is in this process."""
 
 
 OpenBackend = Callable[[], AbstractAsyncContextManager[Backend]]
@@ -53,6 +59,12 @@ async def open_sqlite_file() -> AsyncIterator[Backend]:
     with tempfile.TemporaryDirectory() as directory:
         async with open_sqlite(Path(directory, "tasks.db"), synchronous="normal") as backend:
             yield backend
+
+
+@asynccontextmanager
+async def open_redis_prefix() -> AsyncIterator[Backend]:
+    async with open_redis(redis_url(), prefix=new_prefix(), timeout_s=10) as backend:
+        yield backend
 
 
 @asynccontextmanager
@@ -78,6 +90,7 @@ async def _empty(connection: Connection) -> None:
 BACKENDS: dict[str, OpenBackend] = {
     "memory": open_memory,
     "sqlite": open_sqlite_file,
+    "redis": open_redis_prefix,
     "memory+postgres": open_tiered,
 }
 
@@ -103,6 +116,7 @@ def store(backend: Backend) -> ShortTermStore:
 async def announced(backend: Backend) -> AsyncIterator[Announced]:
     """Everything that is announced from now on."""
     sink = Announced()
+    backend.broadcast.attached(None)
     async with trio.open_nursery() as nursery:
         await nursery.start(backend.broadcast.run, sink)
         yield sink

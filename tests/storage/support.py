@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -118,7 +118,7 @@ class Announced:
         self.commits.append(commit)
         self._changed.set()
 
-    def interrupted(self) -> None:
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
         raise AssertionError("nothing was lost in these tests")
 
     async def first(self, count: int) -> list[Commit]:

@@ -110,6 +110,7 @@ async def test_a_cancelled_step_is_done_or_not_done(open_backend, name):
     for cancel_after in count():
         async with open_backend() as backend, trio.open_nursery() as nursery:
             announced = Announced()
+            backend.broadcast.attached(None)
             await nursery.start(backend.broadcast.run, announced)
             cancelled = await _cancel(name, cancel_after, backend.store, announced)
             nursery.cancel_scope.cancel()

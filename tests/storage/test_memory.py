@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import trio
 
@@ -68,7 +70,7 @@ async def test_announcements_reach_the_sink_inside_the_step_and_nobody_after_its
         def committed(self, commit: Commit) -> None:
             told.append(commit)
 
-        def interrupted(self) -> None:
+        def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
             raise AssertionError
 
     async with trio.open_nursery() as nursery:

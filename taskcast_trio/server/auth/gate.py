@@ -13,7 +13,7 @@ from taskcast_trio.server.query import Query
 from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, local_path
 
 from .custom import AuthRequest, ask
-from .limits import RateLimiter, key_of
+from .limits import Limiter, count, key_of
 from .methods import Methods
 from .revocation import Revocations
 from .tickets import Tickets
@@ -118,7 +118,7 @@ class Gate:
         app: ASGIApp,
         methods: Methods,
         authenticator: Authenticator,
-        limiter: RateLimiter,
+        limiter: Limiter,
         *,
         origins: Iterable[str] = (),
     ) -> None:
@@ -142,10 +142,19 @@ class Gate:
         if path.startswith("/health"):
             return self._app(scope, receive, send)
         try:
-            self._limiter.check(limit_key(scope))
+            if not self._limiter.check(limit_key(scope)):
+                return self._count_first(scope, receive, send)
         except TaskcastError as refusal:
             return refuse(scope, receive, send, refusal)
         return self._app(scope, receive, send)
+
+    async def _count_first(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await count(self._limiter, limit_key(scope))
+        except TaskcastError as refusal:
+            await refuse(scope, receive, send, refusal)
+            return
+        await self._app(scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALLER] = NOBODY
@@ -157,9 +166,9 @@ class Gate:
                 scope[_RECHECK] = self._authenticator.check
             except TaskcastError:
                 # Guessing is a request like any other, counted by its address.
-                self._limiter.check(limit_key(scope))
+                await count(self._limiter, limit_key(scope))
                 raise
-            self._limiter.check(limit_key(scope))
+            await count(self._limiter, limit_key(scope))
         except TaskcastError as refusal:
             await refuse(scope, receive, send, refusal)
             return

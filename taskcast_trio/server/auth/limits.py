@@ -1,6 +1,7 @@
 """How much one caller, and all together, may ask of a server: requests per second, and streams.
 
-The limits hold within one process. Callers are told apart by a key, see `key_of`.
+Streams are counted within one process; requests over all that share a store. Callers are told apart
+by a key, see `key_of`.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from taskcast_trio.core.access import Caller
-from taskcast_trio.core.errors import RateLimited
+from taskcast_trio.core.errors import RateLimited, StoreUnavailable
+from taskcast_trio.engine import Runtime
+from taskcast_trio.storage.protocols import Peers
 
+SHARES: Final = 20
 STREAM_RETRY_S: Final = 5
 """When to try again for a stream: others end when they end, and nobody is told."""
 
@@ -44,6 +48,95 @@ def _address_key(address: str) -> str:
     return f"addr:{IPv6Address(int(parsed) >> 64 << 64)}/64"
 
 
+class Limiter(Protocol):
+    """Counts requests by their caller's key."""
+
+    def check(self, key: str) -> bool:
+        """Count a request, one that is refused does not count; False, and nothing counted, where
+        :meth:`fetch` has to be called first.
+
+        Raises:
+            RateLimited: there were too many within the last second.
+        """
+
+    async def fetch(self, key: str) -> None:
+        """Ask for what :meth:`check` needs.
+
+        Raises:
+            RateLimited: as there.
+        """
+
+
+async def count(limiter: Limiter, key: str) -> None:
+    """Count a request.
+
+    Raises:
+        RateLimited: there were too many within the last second.
+    """
+    while not limiter.check(key):
+        await limiter.fetch(key)
+
+
+def too_many(per_second: int) -> RateLimited:
+    return RateLimited(f"The limit is {per_second} requests per second", retry_after_s=1)
+
+
+class SharedRateLimiter:
+    """A limit over all processes of a store: each takes some of it at a time, for a second.
+
+    So what a second allows can be asked for at one process or at many; around the turn of a second
+    up to a twentieth of it more, for each process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        per_second: int,
+        peers: Peers,
+        *,
+        clock_s: Callable[[], float] = trio.current_time,
+    ) -> None:
+        """``name`` tells limits apart. ``clock_s`` does not go back."""
+        self._name = name
+        self._per_second = per_second
+        self._share = max(per_second // SHARES, 1)
+        self._peers = peers
+        self._clock_s = clock_s
+        self._held: dict[str, tuple[int, float]] = {}
+        """How many requests may still be made, and until when."""
+        self._swept_at = 0.0
+
+    def check(self, key: str) -> bool:
+        """See :meth:`Limiter.check`."""
+        left, until = self._held.get(key, (0, 0.0))
+        if left == 0 or self._clock_s() >= until:
+            return False
+        self._held[key] = (left - 1, until)
+        return True
+
+    async def fetch(self, key: str) -> None:
+        """See :meth:`Limiter.fetch`. Where the store is away, each process counts for itself: what
+        is asked of it then says so.
+        """
+        try:
+            granted = await self._peers.take_tokens(
+                f"{self._name}:{key}", want=self._share, per_second=self._per_second
+            )
+        except StoreUnavailable:
+            granted = self._share
+        if granted == 0:
+            raise too_many(self._per_second)
+        now_s = self._clock_s()
+        self._sweep(now_s)
+        left, until = self._held.get(key, (0, 0.0))
+        self._held[key] = (granted + (left if now_s < until else 0), now_s + 1)
+
+    def _sweep(self, now_s: float) -> None:
+        if now_s >= self._swept_at + 1:
+            self._swept_at = now_s
+            self._held = {key: held for key, held in self._held.items() if held[1] > now_s}
+
+
 class RateLimiter:
     """A token bucket for each key; a full one holds what comes in within one second.
 
@@ -67,12 +160,8 @@ class RateLimiter:
         """How many buckets are kept: at most those of the last two seconds."""
         return len(self._touched.keys() | self._older.keys())
 
-    def check(self, key: str) -> None:
-        """Count a request; one that is refused does not count.
-
-        Raises:
-            RateLimited: there were too many within the last second.
-        """
+    def check(self, key: str) -> bool:
+        """See :meth:`Limiter.check`; True, as nobody else has to be asked."""
         now_s = self._clock_s()
         if self._turn_at is None or now_s >= self._turn_at:
             self._turn(now_s)
@@ -84,16 +173,25 @@ class RateLimiter:
             full_at = now
         full_at += 1
         if full_at - now > self._per_second:
-            raise RateLimited(
-                f"The limit is {self._per_second} requests per second", retry_after_s=1
-            )
+            raise too_many(self._per_second)
         self._touched[key] = full_at
+        return True
+
+    async def fetch(self, key: str) -> None:
+        """See :meth:`Limiter.fetch`."""
 
     def _turn(self, now_s: float) -> None:
         is_recent = self._turn_at is not None and now_s < self._turn_at + 1
         self._older = self._touched if is_recent else {}
         self._touched = {}
         self._turn_at = now_s + 1
+
+
+def limiter_of(runtime: Runtime, name: str, per_second: int) -> Limiter:
+    """Counts over all processes of the store, where there are several."""
+    if runtime.backend.peers is None:
+        return RateLimiter(per_second)
+    return SharedRateLimiter(name, per_second, runtime.backend.peers)
 
 
 class Slot:

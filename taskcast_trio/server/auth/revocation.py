@@ -126,12 +126,19 @@ class Revocations:
         return ceil((request.expires_at + self._leeway_s) * 1000)
 
 
-def concerns(request: RevokeRequest, caller: Caller) -> bool:
+class Revoked(Wire, frozen=True, kw_only=True):
+    """What processes tell each other of a revocation."""
+
+    jti: str | UnsetType = UNSET
+    sub: str | UnsetType = UNSET
+
+
+def concerns(revoked: Revoked | RevokeRequest, caller: Caller) -> bool:
     """Whether a revocation that was made just now hits a caller that was let in before."""
     if caller.service is not None:
         return False
-    return (caller.jti is not None and caller.jti == request.jti) or (
-        caller.sub is not None and caller.sub == request.sub
+    return (caller.jti is not None and caller.jti == revoked.jti) or (
+        caller.sub is not None and caller.sub == revoked.sub
     )
 
 

@@ -1,24 +1,21 @@
-"""The bridge to asyncpg: connections, and units of work on them, bounded in number and time.
+"""Connections to PostgreSQL, and units of work on them, bounded in number and time.
 
-asyncpg runs on a trio-asyncio loop. Cancelling a Trio task that waits for an asyncio one waits
-until that one has ended, and asyncpg, told to cancel a query, asks the server to: a server that is
-frozen would hold both. So a unit of work is one asyncio function that acquires, queries and
-releases; when it is cancelled its connection is cut first, and nothing is left to wait for.
+asyncpg, told to cancel a query, asks the server to, and one that is frozen would hold it. So a unit
+of work is one asyncio function that acquires, queries and releases; when it is cancelled its
+connection is cut first (see :mod:`taskcast_trio.storage.bridge`).
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Final, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-import structlog
 import trio
-import trio_asyncio  # type: ignore[import-untyped]
 
 from taskcast_trio.core.errors import StoreUnavailable
+from taskcast_trio.storage.bridge import Bridge, bridge_or_own
 
 from .connection import Connection
 from .errors import CONNECTION_ERRORS, translated
@@ -28,21 +25,7 @@ T = TypeVar("T")
 ROUNDING_S: Final = 0.5
 """How much later than ours the server's own deadline is: it is for what we have given up."""
 
-AsyncioCancelled: Final = asyncio.CancelledError
-"""Not Trio's: what holds of handling that one does not of this."""
-
 _CLOSED: Final = "The PostgreSQL store is closed"
-
-log = structlog.get_logger(__name__)
-
-
-@contextmanager
-def _end_of_loop() -> Iterator[None]:
-    """Say what it means when an asyncio task was cancelled, but not by a scope of ours."""
-    try:
-        yield
-    except AsyncioCancelled:
-        raise StoreUnavailable(_CLOSED) from None
 
 
 class _Held:
@@ -63,26 +46,19 @@ class Pool:
 
     def __init__(
         self,
-        loop: trio_asyncio.TrioEventLoop,
+        bridge: Bridge,
         url: str,
         *,
         max_connections: int,
         timeout_s: float,
     ) -> None:
         self.timeout_s = timeout_s
-        self.faults = 0
-        """Errors in asyncio callbacks, which belong to no call."""
-        self._loop = loop
+        self.bridge = bridge
+        self._crossing = bridge.crossing(_CLOSED)
         self._url = url
         self._room = trio.Semaphore(max_connections)
         self._idle: list[Connection] = []
         self._closed = False
-        loop.set_exception_handler(self._fault)
-
-    def _fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # The default handler of trio-asyncio would end every task of the program.
-        self.faults += 1
-        log.warning("postgres_fault", error=type(context.get("exception")).__name__)
 
     async def run(
         self,
@@ -108,30 +84,9 @@ class Pool:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         with trio.move_on_after(limit_s):
             async with self._room:
-                if self._closed:
-                    raise StoreUnavailable(_CLOSED)
-                with _end_of_loop():
-                    result: T = await self._loop.run_aio_coroutine(self._unit(work, apart))
-                return result
+                held = _Held()
+                return await self._crossing.run(lambda: self._attempts(work, apart, held), held.cut)
         raise StoreUnavailable(f"PostgreSQL gave no answer in {limit_s:g} s")
-
-    async def _unit(self, work: Callable[[Connection], Awaitable[T]], apart: bool) -> T:
-        held = _Held()
-        task = self._loop.create_task(self._attempts(work, apart, held))
-        cancelled: BaseException | None = None
-        try:
-            await asyncio.wait({task})
-        except AsyncioCancelled as error:
-            cancelled = error
-        if cancelled is not None:
-            held.cut()
-            task.cancel()
-            await asyncio.wait({task})  # at once: it has no connection left
-            if not task.cancelled():
-                task.exception()  # looked at: asyncio has nothing to complain of
-            raise cancelled
-        result: T = task.result()
-        return result
 
     async def _attempts(
         self, work: Callable[[Connection], Awaitable[T]], apart: bool, held: _Held
@@ -190,7 +145,7 @@ class Pool:
 
     async def _connect(self, apart: bool) -> Connection:
         try:
-            connection: Connection = await asyncpg.connect(self._url, loop=self._loop)
+            connection: Connection = await asyncpg.connect(self._url, loop=self.bridge.loop)
         except OSError:
             raise
         except ValueError:
@@ -216,14 +171,17 @@ class Pool:
             self._idle.pop().terminate()
 
     def close(self) -> None:
-        """Close what is idle at once; what is used, when its unit of work ends."""
+        """Close every connection at once; calls that still run end with StoreUnavailable."""
         self._closed = True
+        self._crossing.close()
         self._drop_idle()
 
 
 @asynccontextmanager
-async def open_pool(url: str, *, max_connections: int, timeout_s: float) -> AsyncIterator[Pool]:
-    """A pool, open as long as the context, which also runs the asyncio loop.
+async def open_pool(
+    url: str, *, max_connections: int, timeout_s: float, bridge: Bridge | None = None
+) -> AsyncIterator[Pool]:
+    """A pool, open as long as the context; without a ``bridge`` it has one of its own.
 
     Nothing is connected before it is needed. Leaving closes every connection and waits for no
     server; calls that still run end with StoreUnavailable. The body's own exception is raised as
@@ -234,14 +192,9 @@ async def open_pool(url: str, *, max_connections: int, timeout_s: float) -> Asyn
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise ValueError("a PostgreSQL URL begins with postgresql://")
-    raised: Exception | None = None
-    async with trio_asyncio.open_loop() as loop:
+    async with bridge_or_own(bridge) as loop:
         pool = Pool(loop, url, max_connections=max_connections, timeout_s=timeout_s)
         try:
             yield pool
-        except Exception as error:
-            raised = error
         finally:
             pool.close()
-    if raised is not None:
-        raise raised

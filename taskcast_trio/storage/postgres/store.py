@@ -14,6 +14,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import RevisionConflict, TaskNotFound
 from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.series import SeriesValues, fold
+from taskcast_trio.storage.bridge import Bridge
 from taskcast_trio.storage.protocols import (
     Extent,
     Page,
@@ -213,18 +214,25 @@ class PostgresStore:
 
 @asynccontextmanager
 async def open_postgres(
-    url: str, *, max_connections: int = 10, timeout_s: float = 5.0
+    url: str,
+    *,
+    max_connections: int = 10,
+    timeout_s: float = 5.0,
+    bridge: Bridge | None = None,
 ) -> AsyncIterator[PostgresStore]:
     """A store in the database at ``url``, open as long as the context.
 
     The database need not be up: it is connected to when something is asked of it, each call within
-    ``timeout_s``. Its schema is not looked at: see :func:`migrations.require_migrated`. Leaving
-    closes the connections and waits for no server.
+    ``timeout_s``. Its schema is not looked at: see :func:`migrations.require_migrated`. It shares
+    the ``bridge`` that is given, else it has one of its own. Leaving closes the connections and
+    waits for no server.
 
     Raises:
         ValueError: the URL is none of PostgreSQL.
     """
-    async with open_pool(url, max_connections=max_connections, timeout_s=timeout_s) as pool:
+    async with open_pool(
+        url, max_connections=max_connections, timeout_s=timeout_s, bridge=bridge
+    ) as pool:
         yield PostgresStore(pool)
 
 

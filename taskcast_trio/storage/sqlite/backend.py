@@ -24,11 +24,15 @@ class SqliteBackend:
     """
 
     provider = "sqlite"
-    shared = False
+    durability: Final = "durable"
+    peers: Final = None
 
     def __init__(self, store: SqliteStore, broadcast: MemoryBroadcast) -> None:
         self.store = store
         self.broadcast = broadcast
+
+    def link(self) -> None:
+        """It is in this process."""
 
 
 class _Files:

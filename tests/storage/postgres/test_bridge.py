@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from taskcast_trio.core.errors import StoreUnavailable
+from taskcast_trio.storage.bridge import open_bridge
 from taskcast_trio.storage.memory import MemoryStore
 from taskcast_trio.storage.postgres import PostgresStore, migrate, open_postgres
 
@@ -102,7 +103,7 @@ async def test_two_hundred_cancelled_calls_leave_all_three_connections_usable(ow
         await store.save(commit.record, commit.entries)
         await archive(hot, store)
         await assert_alike(hot, store)
-        assert store.pool.faults == 0
+        assert store.pool.bridge.faults == 0
 
 
 async def test_a_frozen_server_holds_nobody_beyond_the_deadline(server, own_url):
@@ -139,7 +140,7 @@ async def test_a_call_to_a_frozen_server_can_be_cancelled_and_closed_at_once(ser
                 with trio.move_on_after(0.05) as scope:
                     await call("t")
                 assert scope.cancelled_caught
-                assert not asyncio.all_tasks(store.pool._loop), "nothing waits behind our back"
+                assert not asyncio.all_tasks(store.pool.bridge.loop), "nothing is left behind"
             assert trio.current_time() - started < LATE_S
         assert not await store.exists("t")
 
@@ -255,7 +256,7 @@ async def test_ten_restarts_under_load_lose_nothing_of_what_is_written_again(ser
 
 async def test_an_error_in_an_asyncio_callback_or_task_ends_nothing(url, caplog):
     async with migrated(url) as store:
-        loop = store.pool._loop
+        loop = store.pool.bridge.loop
 
         def fail() -> None:
             raise RuntimeError("in a callback")
@@ -269,7 +270,7 @@ async def test_an_error_in_an_asyncio_callback_or_task_ends_nothing(url, caplog)
         del task_
         gc.collect()
         await store.ping()
-        assert store.pool.faults == 2
+        assert store.pool.bridge.faults == 2
 
 
 async def test_an_error_of_the_server_keeps_the_connection_and_names_no_row(url):
@@ -327,6 +328,28 @@ async def test_the_bodys_own_exception_comes_out_as_it_is(url):
     with pytest.raises(KeyError):
         async with migrated(url):
             raise KeyError
+
+
+async def test_stores_that_share_a_bridge_end_each_for_itself(server, own_url):
+    async with open_bridge() as bridge, migrated(own_url, bridge=bridge) as other:
+        async with open_postgres(own_url, bridge=bridge, timeout_s=PATIENCE_S) as store:
+            await store.ping()
+            ended = trio.Event()
+
+            async def ask() -> None:
+                with pytest.raises(StoreUnavailable, match=r"closed|away"):
+                    await store.load("t")
+                ended.set()
+
+            async with trio.open_nursery() as nursery:
+                with server.frozen():
+                    nursery.start_soon(ask)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    store.pool.close()
+                    with trio.fail_after(LATE_S):
+                        await ended.wait()
+        await other.ping()
+        assert bridge.faults == 0
 
 
 async def test_a_call_works_from_a_task_that_does_not_descend_from_the_one_that_opened(url):

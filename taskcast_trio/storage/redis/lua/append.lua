@@ -1,0 +1,73 @@
+-- Append events to the log of a task that has not ended, and announce them.
+-- KEYS: those of a task (parts/keys.lua)
+-- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 now,
+--   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 epoch:revision of the
+--   body that the caller has, 9 most events or '', 10 most bytes, 11 bytes of the rows' data,
+--   12 parts of series (parts/log.lua), 13 timers to wake or '', 14... rows
+-- Result: ['done', ts, moved, record], ['gone'], ['ended', status], ['full', what, stored],
+--   ['reused'] or ['repeated', ts, moved, rows, record]; moved is a list of offset and place in
+--   turn
+-- Use: keys reply head answers log announce
+local known = call('GET', STEP)
+if known then
+  return known
+end
+local id, now, key, print = ARGV[1], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local head = load()
+if not head then
+  return refuse('gone')
+end
+if key ~= '' then
+  local answer = repeated(head, key, print, now)
+  if answer then
+    return answer
+  end
+end
+if head.ended ~= '' then
+  return refuse('ended', head.ended)
+end
+local first, count, size = 14, #ARGV - 13, tonumber(ARGV[11])
+local parts = ARGV[12] == '' and {} or cmsgpack.unpack(ARGV[12])
+
+if ARGV[9] ~= '' then
+  local events, bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
+  if head.ev + count > events or head.by + size > bytes then
+    local vacated, vacated_bytes, newest = 0, 0, {}
+    for _, part in ipairs(parts) do
+      if part[3] == 'l' then
+        local old = state_of(part[2])
+        local old_bytes = newest[part[2]] or (old and old[BYTES])
+        if old_bytes then
+          vacated, vacated_bytes = vacated + 1, vacated_bytes + old_bytes
+        end
+      end
+      newest[part[2]] = part[6]
+    end
+    if head.ev + count - vacated > events then
+      return refuse('full', 'events', head.ev)
+    end
+    if head.by + size - vacated_bytes > bytes then
+      return refuse('full', 'bytes', head.by)
+    end
+  end
+end
+
+local ts, before = math.max(now, head.ts), head.next
+local moved, replaceable = append(head, ts, parts, size, first)
+if ARGV[13] ~= '' then
+  local wake = cmsgpack.unpack(ARGV[13])
+  for at = 1, #wake, 2 do
+    local due = call('ZSCORE', DUE .. wake[at], id)
+    if not due or wake[at + 1] < tonumber(due) then
+      call('HSET', HEAD, 't:' .. wake[at], '')
+      call('ZADD', DUE .. wake[at], wake[at + 1], id)
+    end
+  end
+end
+if key ~= '' then
+  keep_answer(head, key, print, tonumber(ARGV[7]), now, ts, moved, before, replaceable)
+end
+local body = head.size <= MAX_BODY and body_of(head.rev) or nil
+local rows = array(count) .. table.concat(ARGV, '', first)
+announce(id, ARGV[3], CHANGED, ts, moved, rows, record(head, body))
+return done(array(4) .. pack('done', ts) .. moved .. record_for(head, ARGV[8]))

@@ -1,0 +1,9 @@
+-- Leave a message for every process; the newest are kept.
+-- KEYS: 1 the messages by their number
+-- ARGV: 1 the message, 2 how many are kept, 3 a name that no other message has
+-- Result: its number
+local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+local number = last[2] and tonumber(last[2]) + 1 or 1
+redis.call('ZADD', KEYS[1], 'NX', number, ARGV[3] .. ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -(tonumber(ARGV[2]) + 1))
+return number

@@ -1,0 +1,59 @@
+"""Notes: each a key of its own, which Redis removes some time after its expiry."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from .keys import bucket_of
+from .scripts import script
+from .steps import Steps
+
+_EXPIRY: Final = struct.Struct(">q")
+_NEVER: Final = -(1 << 63)
+_SLACK_MS: Final = 60_000
+"""How much longer Redis keeps a note: what counts is the expiry that stands with it."""
+
+
+class Notes(Steps):
+    """See :class:`NoteStore` for every step."""
+
+    async def put_note(
+        self, key: str, value: bytes, *, expires_ms: int | None, now_ms: int
+    ) -> None:
+        name = self._keys.note(key)
+        if expires_ms is not None and expires_ms <= now_ms:
+            command = self._commands.plain(bucket_of(key), "DEL", name)
+        else:
+            stored = _EXPIRY.pack(_NEVER if expires_ms is None else expires_ms) + value
+            life = () if expires_ms is None else ("PX", expires_ms - now_ms + _SLACK_MS)
+            command = self._commands.plain(bucket_of(key), "SET", name, stored, *life)
+        await self._commands.do(command)
+
+    async def note(self, key: str, *, now_ms: int) -> bytes | None:
+        stored = await self._commands.do(
+            self._commands.plain(bucket_of(key), "GET", self._keys.note(key))
+        )
+        return _living(stored, now_ms)
+
+    async def take_note(self, key: str, *, now_ms: int) -> bytes | None:
+        return _living(await self._take(key), now_ms)
+
+    async def drop_note(self, key: str) -> bool:
+        return await self._take(key) is not None
+
+    async def _take(self, key: str) -> bytes | None:
+        bucket, commands = bucket_of(key), self._commands
+        names = (self._keys.note(key), self._keys.step(bucket, commands.request()))
+        stored: bytes | None = await commands.do(
+            commands.on_keys(script("take_note"), bucket, names, commands.remember_ms)
+        )
+        return stored
+
+
+def _living(stored: bytes | None, now_ms: int) -> bytes | None:
+    if stored is None:
+        return None
+    (expires_ms,) = _EXPIRY.unpack_from(stored)
+    alive = expires_ms == _NEVER or now_ms < expires_ms
+    return stored[_EXPIRY.size :] if alive else None

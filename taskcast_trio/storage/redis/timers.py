@@ -1,0 +1,105 @@
+"""Timers, by bucket and kind a sorted set; and the small values of tasks."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ..protocols import NO_TIMERS, Timer, Timers
+from .keys import BUCKETS, bucket_of
+from .rows import pack, unpack
+from .scripts import script
+from .steps import Steps, timer_values
+
+_Due: TypeAlias = tuple[int, str]
+"""When a timer is due, and of which task."""
+
+
+class TaskTimers(Steps):
+    """A look at all buckets is one crossing; only those that have something due run a script."""
+
+    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        until_ms = now_ms + lease_ms
+        while True:
+            wanted = sorted(await self._due(kind, now_ms, limit))[:limit]
+            by_bucket: dict[int, list[str | int]] = {}
+            for due_ms, task_id in wanted:
+                by_bucket.setdefault(bucket_of(task_id), []).extend((task_id, due_ms))
+            commands = self._commands
+            steps = [
+                commands.on_keys(
+                    script("take_due"),
+                    bucket,
+                    (self._keys.due(bucket, kind), self._keys.step(bucket, commands.request())),
+                    until_ms,
+                    commands.remember_ms,
+                    pack(flat),
+                )
+                for bucket, flat in by_bucket.items()
+            ]
+            taken = {task_id for reply in await commands.do_all(steps) for task_id in unpack(reply)}
+            if taken or not wanted:
+                return [Timer(id_, kind, until_ms) for _, id_ in wanted if id_ in taken]
+            # Others took all of them: there may be more.
+
+    async def _due(self, kind: str, now_ms: int, limit: int) -> list[_Due]:
+        looks = [
+            self._commands.plain(
+                bucket,
+                *("ZRANGEBYSCORE", self._keys.due(bucket, kind), "-inf", now_ms),
+                *("WITHSCORES", "LIMIT", 0, limit),
+            )
+            for bucket in range(BUCKETS)
+        ]
+        due: list[_Due] = []
+        for flat in await self._commands.do_all(looks):
+            due += _pairs(flat)
+        return due
+
+    async def next_due(self, kind: str) -> int | None:
+        looks = [
+            self._commands.plain(bucket, "ZRANGE", self._keys.due(bucket, kind), 0, 0, "WITHSCORES")
+            for bucket in range(BUCKETS)
+        ]
+        firsts = [pair for flat in await self._commands.do_all(looks) for pair in _pairs(flat)]
+        return min(firsts)[0] if firsts else None
+
+    async def set_timer(
+        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+    ) -> bool:
+        values = ("" if due_ms is None else due_ms, "" if if_due is None else if_due)
+        reply = await self._step("set_timer", task_id, kind, *values)
+        return bool(reply[0] == "done")
+
+    async def put_task_note(
+        self,
+        task_id: str,
+        name: str,
+        value: bytes | None,
+        *,
+        epoch: str,
+        timers: Timers = NO_TIMERS,
+    ) -> bool:
+        given = b"" if value is None else b"=" + value
+        reply = await self._step("put_task_note", task_id, epoch, name, given, timer_values(timers))
+        return bool(reply[0] == "done")
+
+    async def task_note(self, task_id: str, name: str) -> bytes | None:
+        key = self._keys.notes(task_id)
+        value: bytes | None = await self._commands.do(
+            self._commands.plain(bucket_of(task_id), "HGET", key, name)
+        )
+        return value
+
+    async def task_notes(self, task_id: str) -> dict[str, bytes]:
+        flat: list[bytes] = await self._commands.do(
+            self._commands.plain(bucket_of(task_id), "HGETALL", self._keys.notes(task_id))
+        )
+        names = (name.decode() for name in flat[::2])
+        return dict(zip(names, flat[1::2], strict=True))
+
+
+def _pairs(flat: list[bytes]) -> list[_Due]:
+    return [
+        (int(float(due)), task_id.decode())
+        for task_id, due in zip(flat[::2], flat[1::2], strict=True)
+    ]

@@ -1,0 +1,292 @@
+"""What is committed anywhere reaches who follows it everywhere, whatever becomes of connections."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+from msgspec import UNSET, Raw
+
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
+from taskcast_trio.core.model import CreateTask, Draft, Transition
+from taskcast_trio.storage.redis import broadcast, ear
+from taskcast_trio.storage.redis.keys import bucket_of
+
+from .proxy import proxied
+from .server import running
+from .support import PATIENCE_S, Results, number, process
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that need not be waited for."""
+    monkeypatch.setattr(ear, "PING_S", 0.05)
+    monkeypatch.setattr(ear, "SILENCE_S", 0.4)
+    monkeypatch.setattr(broadcast, "CHECK_S", 0.1)
+    monkeypatch.setattr(broadcast, "GRACE_S", 0.05)
+
+
+async def channels(server) -> set[bytes]:
+    with server.client() as client:
+        return set(client.pubsub_channels())
+
+
+async def until(condition) -> None:
+    with trio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+async def test_what_one_process_publishes_all_processes_get_in_order(url, prefix):
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with process(url, prefix) as a, process(url, prefix) as b, process(url, prefix) as c:
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                for n in range(30):
+                    await nursery.start(results.follow, (a, b, c)[n % 3])
+
+                async def publish(one, start: int) -> None:
+                    for n in range(start, start + 100):
+                        await one.engine.publish("t", [number(n)] * (1 + n % 3))
+
+                async with trio.open_nursery() as publishers:
+                    for start, one in enumerate((a, b, c)):
+                        publishers.start_soon(publish, one, 100 * start)
+                await b.complete()
+            record = await c.engine.record("t")
+    results.assert_all_saw(record.next_index, 30)
+    assert record.next_index > 500
+
+
+async def test_of_racing_transitions_in_two_processes_one_terminal_one_wins(url, prefix):
+    won, lost = [], []
+    async with process(url, prefix) as a, process(url, prefix) as b:
+        for n in range(20):
+            await a.create(f"t{n}")
+
+        async def end(one, id_: str, status) -> None:
+            try:
+                won.append((id_, (await one.engine.transition(id_, status)).status))
+            except InvalidTransition:
+                lost.append(id_)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(20):
+                for one in (a, b):
+                    for status in ("completed", "failed", "cancelled"):
+                        change = Transition(status=status)
+                        nursery.start_soon(end, one, f"t{n}", change)
+        assert sorted(id_ for id_, _ in won) == sorted(f"t{n}" for n in range(20))
+        assert len(lost) == 100
+        for id_, status in won:
+            assert (await b.engine.record(id_)).task.status == status
+
+
+async def test_only_the_buckets_of_followed_tasks_are_subscribed_to(server, prefix, quick):
+    async with process(server.url, prefix) as one:
+        assert await channels(server) == set()
+        await one.create("followed")
+        await one.create("other")
+        async with one.engine.subscribe("followed"):
+            channel = one.backend._commands.keys.channels[bucket_of("followed")].encode()
+            await until(lambda: one.backend.broadcast._confirmed())
+            assert await channels(server) == {channel}
+            async with one.engine.follow_all():
+                await until(lambda: len(one.backend.broadcast._confirmed()) == 256)
+                assert len(await channels(server)) == 256
+        await until(lambda: not one.backend.broadcast._confirmed())
+        assert await channels(server) == set()
+
+
+async def test_every_task_of_another_process_is_followed_from_its_creation(url, prefix):
+    async with process(url, prefix) as a, process(url, prefix) as b:
+        got: list[Entry] = []
+        async with a.engine.follow_all() as events:
+            async with trio.open_nursery() as nursery:
+
+                async def create(n: int) -> None:
+                    await b.create(f"t{n}")
+                    await b.engine.publish(f"t{n}", [number(n)] * 5)
+
+                for n in range(20):
+                    nursery.start_soon(create, n)
+            with trio.fail_after(PATIENCE_S):
+                while len(got) < 20 * 6:
+                    got += await events.receive()
+        for n in range(20):
+            mine = [entry.index for entry in got if entry.event.task_id == f"t{n}"]
+            assert mine == list(range(6))
+
+
+@pytest.mark.parametrize("size", [100_000, 3_000], ids=["an event", "the task"])
+async def test_what_is_too_large_to_be_announced_is_read(url, prefix, size):
+    """An event beyond 64 KiB, or a task beyond 2 KiB with each of its events."""
+    results = Results()
+    padding = Raw(b'{"x":"%b"}' % (b"x" * size))
+    with trio.fail_after(PATIENCE_S):
+        async with process(url, prefix) as a, process(url, prefix) as b:
+            large_task = size < 65_536
+            params = padding if large_task else UNSET
+            await a.engine.create(CreateTask(id="t", params=params))
+            await a.engine.transition("t", Transition(status="running"))
+            data = Raw(b"1") if large_task else padding
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    await nursery.start(results.follow, b)
+                for _ in range(10):
+                    await a.engine.publish("t", [Draft(type="x", level="info", data=data)])
+                await a.complete()
+    results.assert_all_saw(12, 3)
+
+
+async def test_killed_listeners_lose_nothing(server, prefix, quick):
+    """The connections that listen are killed again and again while events are published."""
+    results, done, kills = Results(), trio.Event(), 0
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+
+            async def kill() -> None:
+                nonlocal kills
+                with server.client() as client:
+                    while not done.is_set():
+                        kills += client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                        await trio.sleep(0.02)
+
+            async with trio.open_nursery() as nursery:
+                for n in range(20):
+                    await nursery.start(results.follow, (a, b)[n % 2])
+                nursery.start_soon(kill)
+                for n in range(2_000):
+                    await (a, b)[n % 2].engine.publish("t", [number(n)])
+                done.set()
+                await b.complete()
+    results.assert_all_saw(2_002, 20)
+    assert kills > 4
+
+
+async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, quick):
+    """A black hole: the connection is up, and nothing comes through it any more."""
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with (
+            proxied(server.port) as proxy,
+            process(server.url, prefix) as a,
+            process(proxy.url, prefix) as b,
+        ):
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(results.follow, b)
+                await until(lambda: b.backend.link().pubsub == "up")
+                holes = [link for link in proxy._links if link.listens]
+                assert holes
+                proxy.swallows = lambda link: link in holes
+                for n in range(100):
+                    await a.engine.publish("t", [number(n)])
+                await a.complete()
+    results.assert_all_saw(102, 1)
+
+
+async def test_health_tells_of_a_listener_that_can_not_connect(server, prefix, quick):
+    async with proxied(server.port) as proxy, process(proxy.url, prefix) as one:
+        await until(lambda: one.backend.link().pubsub == "up")
+        proxy.refuses = True
+        proxy.cut(lambda link: link.listens)
+        async with one.engine.subscribe("t"):
+            await until(lambda: one.backend.link().pubsub == "down")
+            proxy.cut()
+            await until(lambda: one.backend.link().pubsub == "down")
+            proxy.refuses = False
+            await until(lambda: one.backend.link().pubsub == "up")
+
+
+async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, monkeypatch):
+    """Nothing is wrong with the connection, but an announcement did not come: positions tell."""
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(results.follow, b)
+                await until(lambda: b.backend.broadcast._heard_of)
+                for listener in b.backend.broadcast._ears.values():
+                    monkeypatch.setattr(listener, "_heard", lambda bucket, message: None)
+                await a.engine.publish("t", [number(1)])
+                await a.complete()
+    results.assert_all_saw(3, 1)
+
+
+async def test_a_store_that_was_emptied_ends_the_streams_of_its_tasks(server, prefix, quick):
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            await a.engine.publish("t", [number(1)])
+            async with trio.open_nursery() as nursery:
+                for one in (a, b, b):
+                    await nursery.start(results.follow, one)
+                await results.seen(2)
+                await until(lambda: b.backend.link().pubsub == "up")
+                with server.client() as client:
+                    client.flushall()
+            results.assert_all_saw(2, 3, reason="deleted")
+            await a.create()
+            await a.engine.publish("t", [number(1)])
+
+
+async def test_a_restart_that_lost_everything_ends_the_streams_of_its_tasks(prefix, quick):
+    results = Results()
+    with running() as server, trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a:
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(results.follow, a)
+                await results.seen(1)
+                await trio.to_thread.run_sync(server.stop)
+                await trio.to_thread.run_sync(server.start)
+            results.assert_all_saw(1, 1, reason="deleted")
+
+
+async def test_restarts_with_an_append_only_file_lose_nothing_acknowledged(prefix, quick):
+    """Killed as in a crash, again and again under publishers: what was answered is there, and each
+    subscriber gets all of it.
+    """
+    results, acknowledged = Results(), set[int]()
+    done = trio.Event()
+    with running("--appendonly", "yes") as server, trio.fail_after(2 * PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            assert a.backend.durability == "durable"
+            await a.create()
+
+            async def publish(one, start: int) -> None:
+                n = start
+                while not done.is_set():
+                    n += 2
+                    try:
+                        await one.engine.publish("t", [number(n)])
+                    except StoreUnavailable:
+                        await trio.sleep(0.01)
+                    else:
+                        acknowledged.add(n)
+
+            async with trio.open_nursery() as nursery:
+                for one in (a, b):
+                    await nursery.start(results.follow, one)
+                async with trio.open_nursery() as publishers:
+                    publishers.start_soon(publish, a, 0)
+                    publishers.start_soon(publish, b, 1)
+                    for _ in range(5):
+                        before = len(acknowledged)
+                        await until(lambda before=before: len(acknowledged) > before + 50)
+                        await trio.to_thread.run_sync(server.stop, signal.SIGKILL)
+                        await trio.to_thread.run_sync(server.start)
+                    done.set()
+                page = await a.store.read("t", after=0, limit=1_000_000)
+                stored = [int(bytes(entry.event.data)) for entry in page.entries]  # type: ignore[arg-type]
+                await a.complete()
+    assert acknowledged <= set(stored)
+    assert len(stored) == len(set(stored)), "nothing is stored twice"
+    results.assert_all_saw(len(stored) + 2, 2)
