@@ -13,11 +13,14 @@ import pytest
 import trio
 
 from taskcast_trio.config import Config
+from taskcast_trio.config.schema import Redis
+from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.deadline import DEADLINE, WAKE
 from taskcast_trio.core.model import BlockedRequest, CreateTask, Transition
 from taskcast_trio.engine import Done, Runtime, open_runtime
 from taskcast_trio.engine.scheduler import SWEPT
 
+from ..storage.redis.server import new_prefix, redis_url
 from .test_archive import archived, config
 
 PATIENCE_S = 60
@@ -176,3 +179,74 @@ async def test_a_task_that_is_taken_in_from_the_archive_begins_its_clock_anew(po
             record = await runtime.archive.load("t")
             assert record is not None
             assert record.task.status == "timeout"
+
+
+@pytest.fixture
+def redis() -> Redis:
+    return Redis(url=SecretUrl(redis_url()), prefix=new_prefix())
+
+
+@asynccontextmanager
+async def on_redis(redis: Redis, clock: Clock) -> AsyncIterator[Runtime]:
+    with trio.fail_after(PATIENCE_S):
+        async with open_runtime(Config(storage="redis", redis=redis), clock=clock) as found:
+            yield found
+
+
+async def test_processes_that_share_a_redis_end_each_task_once(redis, clock):
+    ids = [str(number) for number in range(40)]
+    async with on_redis(redis, clock) as one, on_redis(redis, clock) as two:
+        for id_ in ids:
+            await one.engine.create(CreateTask(id=id_, ttl=60))
+        ends: list[str] = []
+
+        async def end(id_: str) -> None:
+            ends.append(await end_of(two, id_))
+
+        async with trio.open_nursery() as nursery:
+            for id_ in ids:
+                nursery.start_soon(end, id_)
+            while len(two.engine.fanout._by_task) < len(ids):
+                await trio.lowlevel.checkpoint()
+            clock.now_ms += 60_000
+            for runtime in (one, two):
+                later(runtime, clock, 0)
+        assert ends == ["timeout"] * len(ids)
+        assert [(await two.engine.record(id_)).next_index for id_ in ids] == [1] * len(ids)
+        done = [r.engine.metrics.transitions.labels("timeout")._value.get() for r in (one, two)]
+        assert sum(done) == len(ids)
+
+
+async def test_a_process_on_redis_stands_in_for_the_one_that_set_the_deadline(redis, clock):
+    async with on_redis(redis, clock) as one:
+        await one.engine.create(CreateTask(id="t", ttl=60))
+        await one.engine.create(CreateTask(id="asks"))
+        await one.engine.transition("asks", Transition(status="running"))
+        blocked = Transition(status="blocked", resume_after_ms=60_000)
+        await one.engine.transition("asks", blocked)
+    clock.now_ms += 60_000
+    async with on_redis(redis, clock) as two:
+        assert await end_of(two) == "timeout"
+        await until(two, "running", "asks")
+
+
+async def test_who_waits_in_another_process_hears_of_the_request_and_counts_nowhere(redis, clock):
+    async with on_redis(redis, clock) as one, on_redis(redis, clock) as two:
+        await one.engine.create(CreateTask(id="t"))
+        await one.engine.transition("t", Transition(status="running"))
+        requests: list[BlockedRequest] = []
+
+        async def wait() -> None:
+            requests.append(await two.engine.blocked_request("t", wait_s=PATIENCE_S))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            while not two.engine.fanout._uncounted:
+                await trio.lowlevel.checkpoint()
+            async with two.engine.subscribe("t"):
+                while (await one.engine.get("t")).subscriber_count == 0:
+                    await trio.lowlevel.checkpoint()
+                assert (await one.engine.get("t")).subscriber_count == 1
+            request = BlockedRequest(type="approval")
+            await one.engine.transition("t", Transition(status="blocked", blocked_request=request))
+        assert requests == [request]
