@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ from taskcast_trio.core.model import (
 from taskcast_trio.engine import Delivery, Done
 from taskcast_trio.engine.scheduler import LOOK_AGAIN_S
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.testing import START_MS, cancelled_after, open_test_runtime
+from taskcast_trio.testing import START_MS, open_test_runtime
 
 from .support import drain, move, raw, value
 
@@ -195,25 +194,6 @@ async def test_deadlines_that_are_due_together_are_all_met_then(engine, autojump
     assert engine.metrics.transitions.labels("timeout")._value.get() == 300
 
 
-async def test_a_transition_that_is_cancelled_at_any_moment_leaves_its_deadline_known(
-    autojump_clock,
-):
-    """The step may be done although its caller was cancelled; nobody else tells the scheduler."""
-    for steps in range(12):
-        async with open_test_runtime() as runtime:
-            engine = runtime.engine
-            await running(engine, ttl=LONG_S)
-            await trio.testing.wait_all_tasks_blocked()
-            change = Transition(status="blocked", ttl=5)
-            cancelled = await cancelled_after(steps, partial(engine.transition, "t", change))
-            await trio.sleep(6)
-            done = (await engine.get("t")).ttl == 5
-            assert (await engine.get("t")).status == ("timeout" if done else "running")
-        if not cancelled:
-            return
-    raise AssertionError("it never came to its end")
-
-
 class AwayStore:
     """A store that is away for as long as ``away`` says."""
 
@@ -258,6 +238,25 @@ async def test_a_store_that_is_away_at_the_deadline_is_asked_again(behind, autoj
         at_s, status = await ended_at(runtime.engine)
     assert status == "timeout"
     assert 12 <= at_s < 14
+
+
+async def test_a_deadline_is_known_although_the_answer_of_its_step_was_lost(
+    behind, autojump_clock, monkeypatch
+):
+    async with open_test_runtime() as runtime:
+        await running(runtime.engine, ttl=LONG_S)
+        await trio.testing.wait_all_tasks_blocked()
+        transition = behind._store.transition
+
+        async def lost(*args: Any, **kwargs: Any) -> None:
+            await transition(*args, **kwargs)
+            monkeypatch.undo()
+            raise StoreUnavailable("it is not known whether this was done")
+
+        monkeypatch.setattr(behind._store, "transition", lost)
+        with pytest.raises(StoreUnavailable):
+            await runtime.engine.transition("t", Transition(status="blocked", ttl=5))
+        assert await ended_at(runtime.engine) == (5, "timeout")
 
 
 async def test_two_processes_on_one_store_end_a_task_once(behind, autojump_clock):

@@ -13,6 +13,7 @@ import trio
 from taskcast_trio.config import Config
 from taskcast_trio.config.schema import Limits
 from taskcast_trio.core.deadline import DEADLINE
+from taskcast_trio.core.model import BlockedRequest, Transition
 
 from .conftest import Running, Start
 from .reading import opened
@@ -257,3 +258,26 @@ async def test_a_wait_ends_with_its_token(start: Start) -> None:
         headers = bearer("eve", exp=now_s + 1)
         answer = await server.client.get("/tasks/t/request?wait=60", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "token_expired")
+
+
+async def test_a_request_that_comes_when_the_token_has_ended_is_not_shown(start: Start) -> None:
+    """The wait itself has the grace of a stream; an answer has none."""
+    clock = Clock()
+    clock.now_ms = int(time.time()) * 1000
+    async with start(CONFIG, clock=clock) as server:
+        await new_task(server)
+        await server.runtime.engine.transition("t", Transition(status="running"))
+        answers = []
+
+        async def wait() -> None:
+            headers = bearer("eve", exp=clock.now_ms // 1000 + 30)
+            answers.append(await server.client.get("/tasks/t/request?wait=60", headers=headers))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await waits(server)
+            clock.now_ms += 31_000
+            request = BlockedRequest(type="secret")
+            change = Transition(status="blocked", blocked_request=request)
+            await server.runtime.engine.transition("t", change)
+        assert (answers[0].status_code, answers[0].json()["code"]) == (401, "token_expired")
