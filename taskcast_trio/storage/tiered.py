@@ -146,9 +146,11 @@ class TieredStore:
                 timers=timers,
             )
         except TaskNotFound:
-            await self._take_in(task.id)
-            raise RevisionConflict(task.id) from None  # it has another epoch now
-        return self._done(commit)
+            pass
+        else:
+            return self._done(commit)
+        await self._take_in(task.id)
+        raise RevisionConflict(task.id)  # it has another epoch now
 
     async def import_task(
         self,
