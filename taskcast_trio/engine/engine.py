@@ -338,7 +338,7 @@ class TaskEngine:
         if follow.last_event_id is None or not record.task.terminal:
             return None
         after = await resolve_cursor(self.store, record, follow.last_event_id)
-        if after is None:
+        if after is None or after < record.trimmed:
             return None
         more = True
         while more:

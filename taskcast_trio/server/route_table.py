@@ -51,8 +51,9 @@ First what the log holds, then what comes, without a gap and without a double. F
 - `event: taskcast.event`, `data:` one line of JSON (an `Envelope`, or with `wrap=false` an
   `Event`), `id:` the id of the event;
 - `event: taskcast.done` with `{reason}` at the end of the task;
-- `event: taskcast.gap` with `{reason, replayedFrom}` first, where `Last-Event-ID` is a cursor that
-  the log no longer knows.
+- `event: taskcast.gap` with `{reason, replayedFrom}` where what was before can't be continued: the
+  log does not know the cursor (`unknown_cursor`) or is another one now (`log_replaced`), or cleanup
+  has removed events behind the cursor (`events_expired`). What is there follows from its start.
 
 Without any cursor each accumulate series of the replay is one event, marked `seriesSnapshot`. An
 empty `types` or `levels` lets no event pass.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from hashlib import blake2b
+from operator import attrgetter
 from typing import Any, Final, Literal, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
@@ -13,6 +14,7 @@ import asyncpg  # type: ignore[import-untyped]
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import RevisionConflict, TaskNotFound
 from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.core.series import SeriesValues, fold
 from taskcast_trio.storage.protocols import (
     Extent,
@@ -20,6 +22,7 @@ from taskcast_trio.storage.protocols import (
     Snapshot,
     Summary,
     TaskRecord,
+    Timer,
     UnwritableRows,
 )
 
@@ -56,7 +59,13 @@ class PostgresStore:
         await self.pool.run(_ping)
 
     async def save(
-        self, record: TaskRecord, entries: Sequence[Entry], *, through: int | None = None
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        through: int | None = None,
+        values: Sequence[Entry] = (),
+        due_ms: int | None = None,
     ) -> bool:
         """See :meth:`LongTermStore.save`."""
         if through is None:
@@ -64,7 +73,15 @@ class PostgresStore:
         rows = _rows(record.epoch, entries)
         careful = False
         while True:
-            work = partial(_save, record=record, rows=rows, through=through, careful=careful)
+            work = partial(
+                _save,
+                record=record,
+                rows=rows,
+                through=through,
+                values=_value_rows(record.epoch, values),
+                due_ms=due_ms,
+                careful=careful,
+            )
             try:
                 outcome = await self.pool.run(work)
             except Refused:
@@ -168,20 +185,102 @@ class PostgresStore:
     async def snapshot(self, task_id: str) -> Snapshot:
         """See :meth:`LongTermStore.snapshot`. Reads every event of a series, page by page."""
         values: SeriesValues = {}
-        after, epoch = -1, None
+        kept: dict[str, int] = {}
+        after = -1
+        life: tuple[str, int] | None = None
         while True:
             page = await self._page(sql.READ_SERIES, task_id, after, limit=SERIES_EVENTS)
-            if epoch not in (None, page.record.epoch):
-                values.clear()
-                after, epoch = -1, None
-                continue
-            epoch = page.record.epoch
+            if life != (page.record.epoch, page.record.trims):
+                if life is None and not page.record.trims:
+                    life = (page.record.epoch, 0)
+                else:
+                    life, after = await self._read_values(task_id, values, kept), -1
+                    continue
             for entry in page.entries:
-                fold(values, entry)
+                if entry.index > kept.get(entry.event.series_id or "", -1):
+                    fold(values, entry)
                 after = entry.index
             if not page.more:
                 # Of what was replaced between two pages the successor has been read.
                 return Snapshot(page.record, {name: value.entry for name, value in values.items()})
+
+    async def _read_values(
+        self, task_id: str, values: SeriesValues, kept: dict[str, int]
+    ) -> tuple[str, int]:
+        """Begin with the values that are written down; of which life of the log they are, and after
+        how many trims.
+        """
+        task, rows = await self._read(sql.READ_VALUES, task_id)
+        values.clear()
+        kept.clear()
+        for entry in (entry_of(task_id, row) for row in rows):
+            fold(values, entry)
+            kept[entry.event.series_id or ""] = entry.index
+        record = record_of(task)
+        return record.epoch, record.trims
+
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        """See :meth:`LongTermStore.trim`."""
+        wanted = [index for index in indexes if 0 <= index <= MAX_INT]
+        rows: list[EventRow] | None = None
+        while True:
+            work = partial(
+                _trim, task_id=stored(task_id), epoch=stored(epoch), indexes=wanted, values=rows
+            )
+            count = await self.pool.run(work)
+            if count is not None:
+                return count
+            try:
+                values = (await self.snapshot(task_id)).values.values()
+            except TaskNotFound:
+                return 0
+            rows = _value_rows(epoch, values)
+
+    async def list_ended(self, *, after: str | None, limit: int) -> list[TaskRecord]:
+        """See :meth:`LongTermStore.list_ended`."""
+        arguments = (stored(after or ""), list(TERMINAL), limit)
+
+        async def work(connection: Connection) -> Sequence[Row]:
+            return await connection.fetch(sql.LIST_ENDED, *arguments)
+
+        return [record_of(row) for row in await self.pool.run(work)]
+
+    async def mark(self, name: str) -> str | None:
+        """See :meth:`LongTermStore.mark`."""
+        found: str | None = await self.pool.run(_value(sql.MARK, name))
+        return found
+
+    async def put_mark(self, name: str, value: str) -> None:
+        """See :meth:`LongTermStore.put_mark`."""
+        await self.pool.run(_value(sql.PUT_MARK, name, value))
+
+    async def set_due(self, task_id: str, due_ms: int | None, *, epoch: str) -> bool:
+        """See :meth:`LongTermStore.set_due`."""
+        at = None if due_ms is None else _within(due_ms)
+        return bool(await self.pool.run(_value(sql.SET_DUE, stored(task_id), stored(epoch), at)))
+
+    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
+        """See :meth:`DueList.take_due`; a repeat takes others."""
+        until_ms = now_ms + lease_ms
+        due = await self._due(sql.TAKE_DUE, kind, _within(now_ms), limit, _within(until_ms))
+        return [Timer(timer.task_id, kind, until_ms) for timer in due]
+
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        """See :meth:`DueList.list_due`."""
+        return await self._due(sql.LIST_DUE, kind, _within(now_ms), limit)
+
+    async def _due(self, query: str, kind: str, *arguments: int) -> list[Timer]:
+        async def work(connection: Connection) -> Sequence[Row]:
+            return await connection.fetch(query, *arguments)
+
+        rows = await self.pool.run(work)
+        due = [Timer(given(row["id"]), kind, row["cleanup_at"]) for row in rows]
+        return sorted(due, key=attrgetter("due_ms"))
+
+    async def next_due(self, kind: str) -> int | None:
+        """See :meth:`DueList.next_due`."""
+        due_ms: int | None = await self.pool.run(_value(sql.NEXT_DUE))
+        return due_ms
 
     async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
         """See :meth:`LongTermStore.renew`."""
@@ -233,15 +332,23 @@ def _within(number: int) -> int:
 
 
 def _rows(epoch: str, entries: Sequence[Entry]) -> list[EventRow]:
-    rows, bad = [], []
-    for entry in entries:
-        try:
-            rows.append(event_row(entry, epoch))
-        except ValueError:
-            bad.append(entry.index)
-    if bad:
-        raise UnwritableRows(bad)
+    rows = _writable_rows(epoch, entries)
+    if len(rows) < len(entries):
+        good = {row.idx for row in rows}
+        raise UnwritableRows([entry.index for entry in entries if entry.index not in good])
     return rows
+
+
+def _writable_rows(epoch: str, entries: Iterable[Entry]) -> list[EventRow]:
+    rows = []
+    for entry in entries:
+        with suppress(ValueError):
+            rows.append(event_row(entry, epoch))
+    return rows
+
+
+def _value_rows(epoch: str, values: Iterable[Entry]) -> list[EventRow]:
+    return [row._replace(data=None) for row in _writable_rows(epoch, values)]
 
 
 # Units of work: asyncio functions, each on one connection. -------------------------------------
@@ -290,6 +397,8 @@ async def _save(
     record: TaskRecord,
     rows: Sequence[EventRow],
     through: int,
+    values: Sequence[EventRow],
+    due_ms: int | None,
     careful: bool,
 ) -> Outcome:
     task_id, epoch = stored(record.task.id), stored(record.epoch)
@@ -305,10 +414,22 @@ async def _save(
     else:
         if state["epoch"] is None or record.revision > state["revision"]:
             await _put_task(connection, record, careful=careful)
+        if state["epoch"] is not None:
+            rows = [row for row in rows if not _is_trimmed(row, state)]
         await _put_events(connection, task_id, epoch, rows, careful=careful)
         await connection.execute(sql.ADVANCE, task_id, through + 1)
+        if values:
+            await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
+        if due_ms is not None:
+            await connection.execute(sql.SET_DUE, task_id, epoch, _within(due_ms))
     await connection.execute("COMMIT")
     return outcome
+
+
+def _is_trimmed(row: EventRow, state: Row) -> bool:
+    """Whether it may have been, after it was archived; then it is in its place already or gone."""
+    trimmed: bool = row.idx <= state["trimmed"] and row.idx < state["next_index"]
+    return trimmed
 
 
 async def _put_task(connection: Connection, record: TaskRecord, *, careful: bool) -> None:
@@ -378,6 +499,37 @@ async def _renew(connection: Connection, *, task_id: str, epoch: str, new_epoch:
     row = await connection.fetchrow(sql.LOAD, task_id)
     await connection.execute("COMMIT")
     return row
+
+
+async def _trim(
+    connection: Connection,
+    *,
+    task_id: str,
+    epoch: str,
+    indexes: Sequence[int],
+    values: Sequence[EventRow] | None,
+) -> int | None:
+    """How many events were removed; None, and nothing done, where series would lose their values by
+    it: ask again with these.
+    """
+    state = await _state(connection, task_id, epoch)
+    count: int | None = 0
+    if state["alive"] and state["epoch"] == epoch and state["status"] in TERMINAL:
+        if values:
+            await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
+        if values is None and await connection.fetchval(sql.NEEDS_VALUES, task_id, indexes):
+            count = None
+        else:
+            gone = await connection.fetch(sql.TRIM, task_id, indexes)
+            count = len(gone)
+            series = {row["series_id"] for row in gone} - {None}
+            if series:
+                await connection.execute(sql.FORGET_VALUES, task_id, list(series))
+            if gone:
+                highest = max(row["idx"] for row in gone)
+                await connection.execute(sql.TRIMMED, task_id, highest, count)
+    await connection.execute("COMMIT")
+    return count
 
 
 async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> tuple[bool, bool]:
