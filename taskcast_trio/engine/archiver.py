@@ -14,7 +14,6 @@ from typing import Final
 
 import structlog
 import trio
-from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
@@ -210,8 +209,7 @@ class Archiver:
         """Set the timer of a task that has ended and is archived."""
         task = record.task
         if task.terminal and self._retention_ms is not None:
-            ended_ms = task.updated_at if task.completed_at is UNSET else task.completed_at
-            due_ms = ended_ms + self._retention_ms
+            due_ms = task.ended_at + self._retention_ms
             await self._hot.set_timer(task.id, RELEASE, due_ms)
             self._releases.notify(due_ms)
 
@@ -335,7 +333,7 @@ class Archiver:
             page = records[start : start + SWEEP_TASKS]
             extents = await self._archive.extents([record.task.id for record in page])
             for record in page:
-                if _is_whole(record, extents.get(record.task.id)):
+                if is_whole(record, extents.get(record.task.id)):
                     await self._release_later(record)
                 else:
                     self._known.pop(record.task.id, None)
@@ -351,7 +349,7 @@ class Archiver:
         record = await self._hot.get(task_id)
         if record is None:
             return
-        if not _is_whole(record, (await self._archive.extents([task_id])).get(task_id)):
+        if not is_whole(record, (await self._archive.extents([task_id])).get(task_id)):
             self._known.pop(task_id, None)
             await self._hot.set_timer(task_id, ARCHIVE, self._clock())
             self.changed()
@@ -361,6 +359,6 @@ class Archiver:
             self._metrics.released.inc()
 
 
-def _is_whole(record: TaskRecord, extent: Extent | None) -> bool:
+def is_whole(record: TaskRecord, extent: Extent | None) -> bool:
     """Whether all that there is of the task is archived."""
     return extent == Extent(record.epoch, record.revision, record.next_index)

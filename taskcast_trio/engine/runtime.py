@@ -13,10 +13,13 @@ from typing import Final
 import trio
 
 from taskcast_trio.config import Config
+from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
 
 from .archiver import Archiver
 from .backends import open_archive, open_backend
+from .cleaner import Cleaner
+from .cleanup_plan import CleanupPlan
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
@@ -38,6 +41,7 @@ class Runtime:
     metrics: Metrics
     drain: trio.Event
     started_ms: int
+    cleaner: Cleaner
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
 
@@ -59,10 +63,16 @@ async def open_runtime(
     async with open_backend(config) as backend, open_archive(config) as archive:
         metrics = Metrics()
         fanout = Fanout(metrics, inbox_commits=config.fanout.channel_batches)
+        plan = CleanupPlan(parse_rules(config.cleanup.rules))
         archiver = None
         if archive is not None:
             archiver = Archiver(
-                backend.store, archive, metrics, clock=clock, retention_ms=_retention_ms(config)
+                backend.store,
+                archive,
+                metrics,
+                clock=clock,
+                retention_ms=_retention_ms(config),
+                due_of=plan.due_of,
             )
         engine = TaskEngine(
             backend.store,
@@ -71,6 +81,17 @@ async def open_runtime(
             clock=clock,
             noise=noise,
             log_limits=LogLimits(config.limits.task_events, config.limits.task_bytes),
+            archive=archive,
+            changed=archiver.changed if archiver else lambda: None,
+            plan=plan,
+            cleanup_due=lambda due_ms: cleaner.notify(due_ms),
+        )
+        cleaner = Cleaner(
+            engine.store,
+            backend.store,
+            plan,
+            metrics,
+            clock=clock,
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
         )
@@ -82,8 +103,11 @@ async def open_runtime(
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
+            await services.start(cleaner.run, name="cleaner")
             try:
-                yield Runtime(config, engine, backend, metrics, drain, clock(), archive, archiver)
+                yield Runtime(
+                    config, engine, backend, metrics, drain, clock(), cleaner, archive, archiver
+                )
             except Exception as error:
                 raised = error
             finally:

@@ -24,6 +24,8 @@ from taskcast_trio.core.model import (
 )
 
 from .openapi_shapes import (
+    CleanupReport,
+    CleanupRequest,
     Ingested,
     TaskList,
 )
@@ -274,6 +276,23 @@ ARCHIVE_ROUTES: Final = (
         text="Each accumulate or latest series is one event with its value.",
         answers={200: Answer("The archive.", Archive)},
         errors=(404,),
+    ),
+    Route(
+        "POST",
+        "/tasks/cleanup",
+        "task:manage",
+        "Clean up what is due",
+        name="cleanUp",
+        tag="Tasks",
+        text=(
+            "Runs the cleanup rules that are due, as the server does by itself, and tells what "
+            "went; with `dryRun` what would go, now or `withinMs` from now, and nothing is "
+            "changed. A run ends after a while: repeat it as long as there is `more`. The events "
+            "of a task that goes whole are those that it has had."
+        ),
+        body=CleanupRequest,
+        answers={200: Answer("By rule, what goes.", CleanupReport)},
+        errors=(400, 413),
     ),
     Route(
         "POST",
