@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET
 
 from taskcast_trio.client import draft
-from taskcast_trio.engine import Done, Follow, Gap
+from taskcast_trio.engine import Delivery, Done, Follow, Gap
 from taskcast_trio.server.sse import encode
 
 from .support import brief, create, drain, entries, follow, move, value
@@ -139,6 +139,7 @@ async def test_where_the_newest_piece_is_gone_the_text_comes_at_the_end(autojump
         (6, {"delta": "xy"}),
     ]
     assert ends_with(items) == [0, 4, 7, 3, 6]
+    assert isinstance(items[-2], Delivery)
     assert not items[-2].resumable, "its index is behind that of the events before it"
 
 
@@ -169,6 +170,8 @@ async def test_the_end_of_a_trimmed_log_is_a_cursor_so_that_resuming_ends(autoju
     told = await follow(engine, Follow(last_event_id=ids[0]))
     assert brief(told[:-1]) == [EXPIRED, 0]
     end = told[-1]
+    assert isinstance(end, Done)
+    assert end.cursor is not None
     assert b"\nid: " + end.cursor.encode() + b"\n" in encode(end)
     assert await engine.finished("t", Follow(last_event_id=ids[0])) is None
     assert await engine.finished("t", Follow(last_event_id=end.cursor)) == "completed"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from hashlib import blake2b
-from operator import attrgetter
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -22,15 +20,16 @@ from taskcast_trio.storage.protocols import (
     Snapshot,
     Summary,
     TaskRecord,
-    Timer,
     UnwritableRows,
 )
 
 from . import statements as sql
 from .connection import Connection, Row
+from .due_list import PostgresDueList
 from .errors import Refused, translated
-from .pool import Pool, open_pool
+from .pool import open_pool
 from .rows import MAX_INT, EventRow, entry_of, event_row, given, record_of, stored, task_row
+from .units import begin_write, fetch_value, within
 
 Outcome: TypeAlias = Literal["saved", "refused", "older life"]
 
@@ -43,16 +42,13 @@ SERIES_EVENTS: Final = 1000
 READ_ONLY: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
-class PostgresStore:
+class PostgresStore(PostgresDueList):
     """Archived tasks; see :class:`LongTermStore` for every step.
 
     Each step is one transaction, but for :meth:`delete` and :meth:`snapshot` of long logs. All
     raise StoreUnavailable where the database is away or gives no answer in time; a write may have
     happened then, and is repeated without harm.
     """
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
 
     async def ping(self) -> None:
         """Return where the database answers."""
@@ -93,7 +89,7 @@ class PostgresStore:
 
     async def archived_index(self, task_id: str, epoch: str) -> int:
         """See :meth:`LongTermStore.archived_index`."""
-        found = await self.pool.run(_value(sql.ARCHIVED, stored(task_id), stored(epoch)))
+        found = await self.pool.run(fetch_value(sql.ARCHIVED, stored(task_id), stored(epoch)))
         return -1 if found is None else int(found)
 
     async def load(self, task_id: str) -> TaskRecord | None:
@@ -125,7 +121,7 @@ class PostgresStore:
 
     async def exists(self, task_id: str) -> bool:
         """See :meth:`LongTermStore.exists`."""
-        return bool(await self.pool.run(_value(sql.EXISTS, stored(task_id))))
+        return bool(await self.pool.run(fetch_value(sql.EXISTS, stored(task_id))))
 
     async def list_tasks(
         self,
@@ -138,7 +134,7 @@ class PostgresStore:
         """See :meth:`LongTermStore.list_tasks`."""
         created_at, id_ = after or (-MAX_INT, "")
         arguments = (
-            _within(created_at),
+            within(created_at),
             stored(id_),
             None if statuses is None else list(statuses),
             None if type_ is None else stored(type_),
@@ -152,13 +148,13 @@ class PostgresStore:
 
     async def read(self, task_id: str, *, after: int, limit: int) -> Page:
         """See :meth:`LongTermStore.read`."""
-        return await self._page(sql.READ, task_id, _within(after), limit=limit)
+        return await self._page(sql.READ, task_id, within(after), limit=limit)
 
     async def read_places(
         self, task_id: str, *, after_place: int, after_index: int, limit: int
     ) -> Page:
         """See :meth:`LongTermStore.read_places`."""
-        places = (_within(after_place), _within(after_index))
+        places = (within(after_place), within(after_index))
         return await self._page(sql.READ_PLACES, task_id, *places, limit=limit)
 
     async def _page(self, query: str, task_id: str, *arguments: int, limit: int) -> Page:
@@ -236,52 +232,6 @@ class PostgresStore:
                 return 0
             rows = _value_rows(epoch, values)
 
-    async def list_ended(self, *, after: str | None, limit: int) -> list[TaskRecord]:
-        """See :meth:`LongTermStore.list_ended`."""
-        arguments = (stored(after or ""), list(TERMINAL), limit)
-
-        async def work(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(sql.LIST_ENDED, *arguments)
-
-        return [record_of(row) for row in await self.pool.run(work)]
-
-    async def mark(self, name: str) -> str | None:
-        """See :meth:`LongTermStore.mark`."""
-        found: str | None = await self.pool.run(_value(sql.MARK, name))
-        return found
-
-    async def put_mark(self, name: str, value: str) -> None:
-        """See :meth:`LongTermStore.put_mark`."""
-        await self.pool.run(_value(sql.PUT_MARK, name, value))
-
-    async def set_due(self, task_id: str, due_ms: int | None, *, epoch: str) -> bool:
-        """See :meth:`LongTermStore.set_due`."""
-        at = None if due_ms is None else _within(due_ms)
-        return bool(await self.pool.run(_value(sql.SET_DUE, stored(task_id), stored(epoch), at)))
-
-    async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
-        """See :meth:`DueList.take_due`; a repeat takes others."""
-        until_ms = now_ms + lease_ms
-        due = await self._due(sql.TAKE_DUE, kind, _within(now_ms), limit, _within(until_ms))
-        return [Timer(timer.task_id, kind, until_ms) for timer in due]
-
-    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
-        """See :meth:`DueList.list_due`."""
-        return await self._due(sql.LIST_DUE, kind, _within(now_ms), limit)
-
-    async def _due(self, query: str, kind: str, *arguments: int) -> list[Timer]:
-        async def work(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(query, *arguments)
-
-        rows = await self.pool.run(work)
-        due = [Timer(given(row["id"]), kind, row["cleanup_at"]) for row in rows]
-        return sorted(due, key=attrgetter("due_ms"))
-
-    async def next_due(self, kind: str) -> int | None:
-        """See :meth:`DueList.next_due`."""
-        due_ms: int | None = await self.pool.run(_value(sql.NEXT_DUE))
-        return due_ms
-
     async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
         """See :meth:`LongTermStore.renew`."""
         old, new = stored(epoch), stored(new_epoch)
@@ -327,10 +277,6 @@ async def open_postgres(
         yield PostgresStore(pool)
 
 
-def _within(number: int) -> int:
-    return max(-MAX_INT, min(number, MAX_INT))
-
-
 def _rows(epoch: str, entries: Sequence[Entry]) -> list[EventRow]:
     rows = _writable_rows(epoch, entries)
     if len(rows) < len(entries):
@@ -358,13 +304,6 @@ async def _ping(connection: Connection) -> None:
     await connection.fetchval("SELECT 1")
 
 
-def _value(query: str, *arguments: object) -> Callable[[Connection], Awaitable[Any]]:
-    async def work(connection: Connection) -> Any:
-        return await connection.fetchval(query, *arguments)
-
-    return work
-
-
 async def _load(connection: Connection, *, task_id: str) -> Row | None:
     return await connection.fetchrow(sql.LOAD, task_id)
 
@@ -380,17 +319,6 @@ async def _read(
     return task, rows
 
 
-async def _state(connection: Connection, task_id: str, epoch: str) -> Row:
-    """Begin a write of the task, beside which no other one of it runs, and see what is there."""
-    # Two tasks with one digest wait for each other; nothing worse.
-    digest = blake2b(task_id.encode(), digest_size=8).digest()
-    lock = int.from_bytes(digest, "big", signed=True)
-    await connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({lock})")
-    state = await connection.fetchrow(sql.STATE, task_id, epoch)
-    assert state is not None, "it selects one row"
-    return state
-
-
 async def _save(
     connection: Connection,
     *,
@@ -402,7 +330,7 @@ async def _save(
     careful: bool,
 ) -> Outcome:
     task_id, epoch = stored(record.task.id), stored(record.epoch)
-    state = await _state(connection, task_id, epoch)
+    state = await begin_write(connection, task_id, epoch)
     outcome: Outcome = "saved"
     if state["buried"]:
         outcome = "refused"
@@ -421,7 +349,7 @@ async def _save(
         if values:
             await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
         if due_ms is not None:
-            await connection.execute(sql.SET_DUE, task_id, epoch, _within(due_ms))
+            await connection.execute(sql.SET_DUE, task_id, epoch, within(due_ms))
     await connection.execute("COMMIT")
     return outcome
 
@@ -492,7 +420,7 @@ async def _fits(connection: Connection, query: str, *arguments: object) -> bool:
 
 
 async def _renew(connection: Connection, *, task_id: str, epoch: str, new_epoch: str) -> Row | None:
-    state = await _state(connection, task_id, epoch)
+    state = await begin_write(connection, task_id, epoch)
     if state["alive"] and state["epoch"] == epoch:
         await connection.execute(sql.RENEW, task_id, new_epoch)
         await connection.execute(sql.BURY, task_id, [epoch])
@@ -512,7 +440,7 @@ async def _trim(
     """How many events were removed; None, and nothing done, where series would lose their values by
     it: ask again with these.
     """
-    state = await _state(connection, task_id, epoch)
+    state = await begin_write(connection, task_id, epoch)
     count: int | None = 0
     if state["alive"] and state["epoch"] == epoch and state["status"] in TERMINAL:
         if values:
@@ -534,7 +462,7 @@ async def _trim(
 
 async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> tuple[bool, bool]:
     """Whether there was a task, and whether rows of an ended one are left."""
-    state = await _state(connection, task_id, epoch or "")
+    state = await begin_write(connection, task_id, epoch or "")
     archived = state["epoch"]
     was_there = archived is not None and state["alive"]
     again = epoch is not None and state["buried"]
@@ -547,7 +475,7 @@ async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> t
 
 async def _purge(connection: Connection, *, task_id: str) -> bool:
     """Remove some events of a buried life, at last its row; whether there is more to do."""
-    state = await _state(connection, task_id, "")
+    state = await begin_write(connection, task_id, "")
     more = False
     if state["epoch"] is not None and not state["alive"]:
         removed = await connection.execute(sql.PURGE, task_id, PURGE_EVENTS)

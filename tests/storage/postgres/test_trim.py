@@ -38,6 +38,7 @@ async def test_what_is_trimmed_reads_as_in_the_memory_store(store):
         archived = await store.load("t")
         assert archived is not None
         known = await hot.get("t")
+        assert known is not None
         assert (archived.trimmed, archived.trims) == (known.trimmed, known.trims)
     assert (await store.snapshot("t")).values == {}
 
