@@ -373,6 +373,23 @@ async def test_who_deletes_or_imports_over_a_task_in_the_middle_wins(autojump_cl
             assert (await engine.record("t")).trims == 0
 
 
+async def test_an_import_that_comes_right_before_a_delete_lives_on(autojump_clock, monkeypatch):
+    async with opened(rule("all", 1000)) as runtime:
+        engine = runtime.engine
+        await ended(engine)
+        work = runtime.cleaner._work
+
+        async def and_then_an_import(record, now_ms):
+            found = await work(record, now_ms)
+            monkeypatch.undo()
+            await engine.import_task(an_import(START_MS, overwrite=True, status="running"))
+            return found
+
+        monkeypatch.setattr(runtime.cleaner, "_work", and_then_an_import)
+        await settled(120)
+        assert (await engine.get("t")).status == "running"
+
+
 async def report(runtime, *, dry_run, **options):
     tally = Tally()
     if dry_run:

@@ -218,6 +218,35 @@ async def test_a_log_is_not_trimmed_before_it_is_archived(postgres_url, clock):
     assert rows == "3"
 
 
+async def test_a_page_that_the_archiver_holds_brings_nothing_back(postgres_url, clock, monkeypatch):
+    config = with_archive(Config(cleanup=Cleanup(rules=(CHATTER,))), postgres_url)
+    async with opened(config, clock) as runtime:
+        archive = runtime.archive
+        assert archive is not None
+        save = archive.save
+        held, go_on = trio.Event(), trio.Event()
+
+        async def late(record, entries, **options):
+            if entries and record.task.terminal:
+                held.set()
+                await go_on.wait()
+            return await save(record, entries, **options)
+
+        monkeypatch.setattr(archive, "save", late)
+        await ended(runtime, "t")
+        await held.wait()
+        clock.ms += 1000
+        await runtime.cleaner.run_due(Tally())
+        assert len(await left(runtime)) == 16
+        go_on.set()
+        await archived(runtime)
+        clock.ms += cleaner.ARCHIVE_WAIT_MS
+        await until_trimmed(runtime, 13)
+        await archived(runtime)
+        kept = await archive.read("t", after=-1, limit=99)
+        assert [entry.index for entry in kept.entries] == [0, 14, 15]
+
+
 async def test_an_archive_that_comes_later_has_what_was_left_and_the_whole_text(
     postgres_url, clock, tmp_path
 ):
