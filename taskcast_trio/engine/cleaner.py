@@ -49,7 +49,7 @@ SWEEP_TASKS: Final = 500
 PREVIEW_TASKS: Final = 10_000
 RUN_TASKS: Final = 64
 RUN_S: Final = 20.0
-"""After which a run that was asked for says that there is more."""
+"""After which what was asked for ends, and says that there is more."""
 
 DONE_NOTE: Final = "cleanup"
 """The note of a task that names the rules which leave nothing for a later run."""
@@ -152,11 +152,15 @@ class Cleaner:
             StoreUnavailable: a store is away.
         """
         now_ms = self._clock() + within_ms
+        until = trio.current_time() + RUN_S
         seen: set[str] = set()
         for due_list in self._lists:
             timers = await due_list.list_due(CLEANUP, now_ms=now_ms, limit=PREVIEW_TASKS)
             tally.more = tally.more or len(timers) == PREVIEW_TASKS
             for timer in timers:
+                if trio.current_time() >= until:
+                    tally.more = True
+                    return
                 if timer.task_id not in seen:
                     seen.add(timer.task_id)
                     await self._preview(timer.task_id, now_ms, tally)

@@ -36,7 +36,7 @@ class Gap(Struct, frozen=True):
     replayed_from: int
 
 
-class Done(Struct, frozen=True):
+class Done(Struct, frozen=True, repr_omit_defaults=True):
     """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``.
 
     ``cursor`` is the end of a log that was trimmed: the last event that is left may stand before

@@ -432,6 +432,20 @@ async def test_what_a_look_ahead_says_is_what_then_goes(autojump_clock):
         assert await indexes(engine, "a") == [0, 4]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_run_that_was_asked_for_ends_and_says_that_there_is_more(
+    autojump_clock, monkeypatch, dry_run
+):
+    monkeypatch.setattr(cleaner, "RUN_S", -1.0)
+    monkeypatch.setattr(cleaner, "RUN_TASKS", 1)
+    async with opened(rule("all", 1000)) as runtime:
+        for n in range(3):
+            await ended(runtime.engine, f"t{n}")
+        autojump_clock.jump(1)
+        _, tasks, more = await report(runtime, dry_run=dry_run)
+        assert (len(tasks), more) == (0 if dry_run else 1, True)
+
+
 async def test_a_transition_that_is_cut_leaves_its_timer_to_be_found(autojump_clock):
     async with opened(rule("all", 1000)) as runtime:
         engine = runtime.engine
