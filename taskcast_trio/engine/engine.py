@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -40,6 +41,7 @@ from taskcast_trio.core.model import (
     Transition,
 )
 from taskcast_trio.storage.protocols import (
+    NO_TIMERS,
     Commit,
     Idempotency,
     LogLimits,
@@ -48,9 +50,11 @@ from taskcast_trio.storage.protocols import (
     ShortTermStore,
     Snapshot,
     TaskRecord,
+    Timers,
 )
 from taskcast_trio.storage.tiered import TieredStore
 
+from .cleanup_plan import CLEANUP, CleanupPlan
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
@@ -82,10 +86,13 @@ class TaskEngine:
         archive: LongTermStore | None = None,
         changed: Callable[[], None] = lambda: None,
         peers: Peers | None = None,
+        plan: CleanupPlan | None = None,
+        cleanup_due: Callable[[int], None] = lambda due_ms: None,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
         there; ``changed`` is called when there is something to be archived. ``peers`` know who
-        follows in other processes.
+        follows in other processes. ``plan`` knows the cleanup rules; ``cleanup_due`` is told when
+        one is due for a task that has ended.
         """
         self.store = store
         self._hot = store
@@ -100,6 +107,8 @@ class TaskEngine:
         self.clock = clock
         self._noise = noise
         self._log_limits = log_limits
+        self._plan = plan or CleanupPlan()
+        self._cleanup_due = cleanup_due
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -126,6 +135,7 @@ class TaskEngine:
         )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
+            self._plan.judge(task)
         return commit.record.task
 
     def _new_epoch(self) -> str:
@@ -258,18 +268,32 @@ class TaskEngine:
                     return answer.record.task
             task, drafts = decide(record.task, now_ms)
             try:
-                commit = await self.store.transition(
-                    task,
-                    drafts,
-                    revision=record.revision,
-                    epoch=record.epoch,
-                    now_ms=now_ms,
-                    idempotency=idempotency,
-                )
+                with self._cleaned_up_later(task) as timers:
+                    commit = await self.store.transition(
+                        task,
+                        drafts,
+                        revision=record.revision,
+                        epoch=record.epoch,
+                        now_ms=now_ms,
+                        idempotency=idempotency,
+                        timers=timers,
+                    )
             except RevisionConflict:
                 continue
             self._count(commit)
             return commit.record.task
+
+    @contextmanager
+    def _cleaned_up_later(self, task: Task) -> Iterator[Timers]:
+        """Around a step that may end the task: the timers of that, of which the cleaner is told
+        however the step ends.
+        """
+        due_ms = self._plan.due_of(task)
+        try:
+            yield NO_TIMERS if due_ms is None else {CLEANUP: due_ms}
+        finally:
+            if due_ms is not None:
+                self._cleanup_due(due_ms)
 
     def _count(self, commit: Commit) -> None:
         if not commit.repeated:
@@ -349,7 +373,7 @@ class TaskEngine:
         if follow.last_event_id is None or not record.task.terminal:
             return None
         after = await resolve_cursor(self.store, record, follow.last_event_id)
-        if after is None:
+        if after is None or after < record.trimmed:
             return None
         more = True
         while more:
@@ -396,9 +420,15 @@ class TaskEngine:
         """
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        commit = await self.store.import_task(
-            task, events, epoch=self._new_epoch(), overwrite=request.overwrite
-        )
+        with self._cleaned_up_later(task) as timers:
+            commit = await self.store.import_task(
+                task,
+                events,
+                epoch=self._new_epoch(),
+                overwrite=request.overwrite,
+                timers=timers,
+            )
+        self._plan.judge(task)
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
         )

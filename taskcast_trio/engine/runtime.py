@@ -13,11 +13,14 @@ from typing import Final
 import trio
 
 from taskcast_trio.config import Config
+from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
 
 from .archiver import Archiver
 from .backends import open_stores
 from .bulletin import Bulletin
+from .cleaner import Cleaner
+from .cleanup_plan import CleanupPlan
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
@@ -40,6 +43,7 @@ class Runtime:
     bulletin: Bulletin
     drain: trio.Event
     started_ms: int
+    cleaner: Cleaner
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
 
@@ -64,10 +68,16 @@ async def open_runtime(
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
+        plan = CleanupPlan(parse_rules(config.cleanup.rules))
         archiver = None
         if archive is not None:
             archiver = Archiver(
-                backend.store, archive, metrics, clock=clock, retention_ms=_retention_ms(config)
+                backend.store,
+                archive,
+                metrics,
+                clock=clock,
+                retention_ms=_retention_ms(config),
+                due_of=plan.due_of,
             )
         engine = TaskEngine(
             backend.store,
@@ -79,6 +89,17 @@ async def open_runtime(
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
             peers=backend.peers,
+            plan=plan,
+            cleanup_due=lambda due_ms: cleaner.notify(due_ms),
+        )
+        cleaner = Cleaner(
+            engine.store,
+            backend.store,
+            plan,
+            metrics,
+            clock=clock,
+            archive=archive,
+            changed=archiver.changed if archiver else lambda: None,
         )
         bulletin = Bulletin(backend.peers)
         drain = trio.Event()
@@ -91,9 +112,19 @@ async def open_runtime(
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
+            await services.start(cleaner.run, name="cleaner")
             try:
                 yield Runtime(
-                    config, engine, backend, metrics, bulletin, drain, clock(), archive, archiver
+                    config,
+                    engine,
+                    backend,
+                    metrics,
+                    bulletin,
+                    drain,
+                    clock(),
+                    cleaner,
+                    archive,
+                    archiver,
                 )
             except Exception as error:
                 raised = error
