@@ -44,10 +44,11 @@ class TaskError(Wire, frozen=True, kw_only=True):
 
 
 class BlockedRequest(Wire, frozen=True, kw_only=True):
-    """What a blocked task waits to be told."""
+    """What a blocked task waits to be told; ``schema``, a JSON Schema, is held against answers."""
 
     type: str
     data: Raw | UnsetType = UNSET
+    schema: Raw | UnsetType = UNSET
 
 
 class Cleanup(Wire, frozen=True, kw_only=True):

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
 import msgspec
+import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.core import machine, validate
 from taskcast_trio.core.archive import restore
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
+    Forbidden,
     NotBlocked,
     ReleaseUnsupported,
     RequestNotFound,
@@ -41,7 +42,6 @@ from taskcast_trio.core.model import (
     Transition,
 )
 from taskcast_trio.storage.protocols import (
-    NO_TIMERS,
     Commit,
     Idempotency,
     LogLimits,
@@ -50,11 +50,10 @@ from taskcast_trio.storage.protocols import (
     ShortTermStore,
     Snapshot,
     TaskRecord,
-    Timers,
 )
 from taskcast_trio.storage.tiered import TieredStore
 
-from .cleanup_plan import CLEANUP, CleanupPlan
+from .answer_schema import check_answer, check_request
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
@@ -62,6 +61,8 @@ from .items import Follow
 from .metrics import Metrics
 from .replay import resolve_cursor
 from .subscription import Subscription
+from .timetable import Timetable
+from .watch import Watch
 
 
 def wall_clock_ms() -> int:
@@ -86,29 +87,32 @@ class TaskEngine:
         archive: LongTermStore | None = None,
         changed: Callable[[], None] = lambda: None,
         peers: Peers | None = None,
-        plan: CleanupPlan | None = None,
-        cleanup_due: Callable[[int], None] = lambda due_ms: None,
+        timetable: Timetable | None = None,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
         there; ``changed`` is called when there is something to be archived. ``peers`` know who
-        follows in other processes. ``plan`` knows the cleanup rules; ``cleanup_due`` is told when
-        one is due for a task that has ended.
+        follows in other processes. ``timetable`` knows what is due for a task.
         """
         self.store = store
         self._hot = store
+        self.timetable = timetable or Timetable()
         self._peers = peers
         self._archive = archive
         if archive is not None:
             self.store = TieredStore(
-                store, archive, clock=clock, new_epoch=self._new_epoch, changed=changed
+                store,
+                archive,
+                clock=clock,
+                new_epoch=self._new_epoch,
+                changed=changed,
+                timers_of=self.timetable.at_start,
+                timers_set=self.timetable.set,
             )
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
         self._noise = noise
         self._log_limits = log_limits
-        self._plan = plan or CleanupPlan()
-        self._cleanup_due = cleanup_due
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -130,12 +134,17 @@ class TaskEngine:
         elif self._archive is not None and await self._archive.exists(fields["id"]):
             raise TaskExists(fields["id"])
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
-        commit = await self.store.create(
-            task, epoch=self._new_epoch(), now_ms=now_ms, idempotency=idempotency
-        )
+        with self.timetable.setting(self.timetable.at_start(task, now_ms)) as timers:
+            commit = await self.store.create(
+                task,
+                epoch=self._new_epoch(),
+                now_ms=now_ms,
+                idempotency=idempotency,
+                timers=timers,
+            )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
-            self._plan.judge(task)
+            self.timetable.plan.judge(task)
         return commit.record.task
 
     def _new_epoch(self) -> str:
@@ -213,15 +222,19 @@ class TaskEngine:
         """Move the task to another status, and append the events that tell of it.
 
         Raises:
-            BadRequest: the change is wrong in itself.
+            BadRequest: the change is wrong in itself, or the schema of its blocked request is.
             TaskNotFound: there is no such task.
             InvalidTransition: there is no way from its status to the one asked for.
             KeyReused: the key came with another request before.
         """
         machine.check_transition(change)
+        check_request(change.blocked_request, "$.blockedRequest")
         idempotency = _idempotency("transition", key, change)
         return await self._move(
-            task_id, lambda task, now_ms: machine.transition(task, change, now_ms), idempotency
+            task_id,
+            lambda task, now_ms: machine.transition(task, change, now_ms),
+            idempotency,
+            new_ttl=change.ttl is not UNSET,
         )
 
     async def blocked(self, task_id: str) -> Task:
@@ -241,19 +254,24 @@ class TaskEngine:
 
         Raises:
             TaskNotFound: there is no such task.
-            NotBlocked: there is nothing to answer.
+            NotBlocked: there is nothing to answer (any more).
+            BadRequest: the answer breaks the schema of the request.
         """
-        return await self._move(
-            task_id,
-            lambda task, now_ms: machine.transition(task, machine.resolution(task, data), now_ms),
-            None,
-        )
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            change = machine.resolution(task, data)
+            check_answer(task.blocked_request, data)
+            return machine.transition(task, change, now_ms)
+
+        return await self._move(task_id, decide, None)
 
     async def _move(
         self,
         task_id: str,
         decide: Callable[[Task, int], tuple[Task, list[Draft]]],
         idempotency: Idempotency | None,
+        *,
+        new_ttl: bool = False,
     ) -> Task:
         """Decide on the task as it is, and store that if it still is so; else decide anew.
 
@@ -267,8 +285,9 @@ class TaskEngine:
                 if answer is not None:
                     return answer.record.task
             task, drafts = decide(record.task, now_ms)
+            due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
-                with self._cleaned_up_later(task) as timers:
+                with self.timetable.setting(due) as timers:
                     commit = await self.store.transition(
                         task,
                         drafts,
@@ -280,37 +299,50 @@ class TaskEngine:
                     )
             except RevisionConflict:
                 continue
-            self._count(commit)
+            self.counted(commit)
             return commit.record.task
 
-    @contextmanager
-    def _cleaned_up_later(self, task: Task) -> Iterator[Timers]:
-        """Around a step that may end the task: the timers of that, of which the cleaner is told
-        however the step ends.
-        """
-        due_ms = self._plan.due_of(task)
-        try:
-            yield NO_TIMERS if due_ms is None else {CLEANUP: due_ms}
-        finally:
-            if due_ms is not None:
-                self._cleanup_due(due_ms)
-
-    def _count(self, commit: Commit) -> None:
+    def counted(self, commit: Commit) -> None:
+        """A change of a task was stored."""
         if not commit.repeated:
             self.metrics.transitions.labels(commit.record.task.status).inc()
             self.metrics.events.inc(len(commit.entries))
 
-    async def blocked_request(self, task_id: str) -> BlockedRequest:
-        """What the task waits to be told.
+    async def blocked_request(
+        self,
+        task_id: str,
+        *,
+        wait_s: float = 0.0,
+        visible: Callable[[Task], bool] | None = None,
+    ) -> BlockedRequest:
+        """What the task waits to be told; for that ``wait_s`` are waited, or until it has ended.
+
+        Who waits counts as no subscriber.
 
         Raises:
-            TaskNotFound: there is no such task.
+            TaskNotFound: there is no such task (any more).
             RequestNotFound: it is not blocked, or blocked without a request.
+            Forbidden: the task was replaced by one that is not ``visible``.
+            Draining: the engine shuts down.
         """
-        task = (await self.record(task_id)).task
-        if task.status != "blocked" or task.blocked_request is UNSET:
+        record = await self.record(task_id)
+        if wait_s > 0 and not _asks(record.task):
+            with trio.move_on_after(wait_s), Watch(task_id, self.fanout) as watch:
+                record = await self._until_asked(task_id, watch, visible)
+        if not _asks(record.task) or record.task.blocked_request is UNSET:
             raise RequestNotFound(task_id)
-        return task.blocked_request
+        return record.task.blocked_request
+
+    async def _until_asked(
+        self, task_id: str, watch: Watch, visible: Callable[[Task], bool] | None
+    ) -> TaskRecord:
+        while True:
+            record = await self.record(task_id)
+            if visible is not None and not visible(record.task):
+                raise Forbidden("The task was replaced by one that this caller may not answer")
+            if _asks(record.task) or record.task.terminal:
+                return record
+            await watch.changed(record)
 
     async def publish(
         self, task_id: str, drafts: Sequence[Draft], *, key: str | None = None
@@ -420,7 +452,9 @@ class TaskEngine:
         """
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        with self._cleaned_up_later(task) as timers:
+        check_request(task.blocked_request, "$.archive.task.blockedRequest")
+        due = self.timetable.at_start(task, self.clock())
+        with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
                 task,
                 events,
@@ -428,7 +462,7 @@ class TaskEngine:
                 overwrite=request.overwrite,
                 timers=timers,
             )
-        self._plan.judge(task)
+        self.timetable.plan.judge(task)
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
         )
@@ -453,6 +487,10 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _asks(task: Task) -> bool:
+    return task.status == "blocked" and task.blocked_request is not UNSET
 
 
 def _idempotency(step: str, key: str | None, request: Any) -> Idempotency | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from typing import Final, TypeAlias
 
@@ -29,10 +29,12 @@ class Inbox:
     take (or the inbox was cut): that saves a task switch for each commit. It must not raise.
     """
 
-    __slots__ = ("_capacity", "_channel", "_cut", "called", "on_ready")
+    __slots__ = ("_capacity", "_channel", "_cut", "called", "counts", "on_ready")
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, *, counts: bool = True) -> None:
         self._capacity = capacity
+        self.counts = counts
+        """Whether its owner is a subscriber."""
         self._channel: _Channel | None = None
         """Made for the first commit, as it is most of what an idle subscriber would weigh."""
         self._cut = False
@@ -116,6 +118,7 @@ class Fanout:
         self._inbox_commits = inbox_commits
         self._by_task: defaultdict[str, dict[Inbox, None]] = defaultdict(dict)
         self._global: dict[Inbox, None] = {}
+        self._uncounted: Counter[str] = Counter()
         self._closed = False
         self._due: deque[Inbox] = deque()
         self._some_due = trio.Event()
@@ -146,21 +149,25 @@ class Fanout:
             self._due.append(inbox)
             self._some_due.set()
 
-    def attach(self, task_id: str | None) -> Inbox:
+    def attach(self, task_id: str | None, *, counts: bool = True) -> Inbox:
         """A new inbox for one task, or for all of them; every later commit goes into it.
+
+        Where it does not ``count``, its owner is no subscriber of the task.
 
         Raises:
             Draining: the fan-out is closed.
         """
         if self._closed:
             raise Draining("The server is shutting down: reconnect to follow on")
-        inbox = Inbox(self._inbox_commits)
+        inbox = Inbox(self._inbox_commits, counts=counts)
         if task_id is None:
             self._global[inbox] = None
         else:
             self._by_task[task_id][inbox] = None
+            if not counts:
+                self._uncounted[task_id] += 1
         if self._audience is not None:
-            self._audience.attached(task_id)
+            self._audience.attached(task_id, counts=counts)
         return inbox
 
     def detach(self, task_id: str | None, inbox: Inbox) -> None:
@@ -172,12 +179,16 @@ class Fanout:
         del inboxes[inbox]
         if task_id is not None and not inboxes:
             del self._by_task[task_id]
+        if task_id is not None and not inbox.counts:
+            self._uncounted[task_id] -= 1
+            if not self._uncounted[task_id]:
+                del self._uncounted[task_id]
         if self._audience is not None:
-            self._audience.detached(task_id)
+            self._audience.detached(task_id, counts=inbox.counts)
 
     def subscribers(self, task_id: str) -> int:
         """How many inboxes follow this task (those that follow every task do not count)."""
-        return len(self._by_task.get(task_id, ()))
+        return len(self._by_task.get(task_id, ())) - self._uncounted[task_id]
 
     def committed(self, commit: Commit) -> None:
         inboxes = self._by_task.get(commit.record.task.id)

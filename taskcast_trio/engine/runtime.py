@@ -20,10 +20,12 @@ from .archiver import Archiver
 from .backends import open_stores
 from .bulletin import Bulletin
 from .cleaner import Cleaner
-from .cleanup_plan import CleanupPlan
+from .cleanup_plan import CLEANUP, CleanupPlan
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
+from .scheduler import Scheduler
+from .timetable import Timetable
 
 ARCHIVE_FLUSH_S: Final = 5.0
 """How long the end may take to archive what is not yet."""
@@ -43,6 +45,7 @@ class Runtime:
     bulletin: Bulletin
     drain: trio.Event
     started_ms: int
+    scheduler: Scheduler
     cleaner: Cleaner
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
@@ -68,7 +71,7 @@ async def open_runtime(
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
-        plan = CleanupPlan(parse_rules(config.cleanup.rules))
+        timetable = Timetable(CleanupPlan(parse_rules(config.cleanup.rules)))
         archiver = None
         if archive is not None:
             archiver = Archiver(
@@ -77,7 +80,7 @@ async def open_runtime(
                 metrics,
                 clock=clock,
                 retention_ms=_retention_ms(config),
-                due_of=plan.due_of,
+                due_of=timetable.plan.due_of,
             )
         engine = TaskEngine(
             backend.store,
@@ -89,18 +92,26 @@ async def open_runtime(
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
             peers=backend.peers,
-            plan=plan,
-            cleanup_due=lambda due_ms: cleaner.notify(due_ms),
+            timetable=timetable,
+        )
+        scheduler = Scheduler(
+            engine.store,
+            backend.store,
+            clock=clock,
+            timetable=timetable,
+            counted=engine.counted,
+            shared=backend.peers is not None,
         )
         cleaner = Cleaner(
             engine.store,
             backend.store,
-            plan,
+            timetable.plan,
             metrics,
             clock=clock,
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
         )
+        timetable.tell(CLEANUP, cleaner.notify)
         bulletin = Bulletin(backend.peers)
         drain = trio.Event()
         raised: Exception | None = None
@@ -113,6 +124,7 @@ async def open_runtime(
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
             await services.start(cleaner.run, name="cleaner")
+            await services.start(scheduler.run, name="scheduler")
             try:
                 yield Runtime(
                     config,
@@ -122,6 +134,7 @@ async def open_runtime(
                     bulletin,
                     drain,
                     clock(),
+                    scheduler,
                     cleaner,
                     archive,
                     archiver,

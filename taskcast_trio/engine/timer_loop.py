@@ -51,8 +51,9 @@ class TimerLoop:
     """Calls ``handle`` with each timer of a kind when it is due.
 
     ``handle`` sets or clears the timer: one that it leaves comes again after ``lease_ms``.
-    StoreUnavailable from it is waited out; the timer comes again too. Timers that others set are
-    seen within ``look_again_s``, those that :meth:`notify` tells of at once.
+    StoreUnavailable from it is waited out; the timer comes again too. Up to ``at_once`` timers are
+    handled at the same time. Timers that others set are seen within ``look_again_s``, those that
+    :meth:`notify` tells of at once.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class TimerLoop:
         clock: Callable[[], int],
         lease_ms: int,
         look_again_s: float,
+        at_once: int = 1,
     ) -> None:
         self._store = store
         self._kind = kind
@@ -71,12 +73,13 @@ class TimerLoop:
         self._clock = clock
         self._lease_ms = lease_ms
         self._look_again_s = look_again_s
+        self._at_once = at_once
         self._next_ms: int | None = None
         self._sooner = trio.Event()
         self._outage = Outage(f"{kind} timers")
 
     def notify(self, due_ms: int) -> None:
-        """A timer was set to ``due_ms``. Never waits."""
+        """A timer was set to ``due_ms``, or may have been. Never waits."""
         if self._next_ms is None or due_ms < self._next_ms:
             self._next_ms = due_ms
             self._sooner.set()
@@ -86,6 +89,7 @@ class TimerLoop:
         task_status.started()
         while True:
             self._sooner = trio.Event()
+            self._next_ms = None  # what is set while the store is asked, it may not tell of
             try:
                 if await self._run_due():
                     continue
@@ -104,6 +108,19 @@ class TimerLoop:
         timers = await self._store.take_due(
             self._kind, now_ms=self._clock(), lease_ms=self._lease_ms, limit=BATCH
         )
-        for timer in timers:
-            await self._handle(timer)
+        left = list(reversed(timers))
+        away: list[StoreUnavailable] = []
+
+        async def handle() -> None:
+            while left and not away:
+                try:
+                    await self._handle(left.pop())
+                except StoreUnavailable as error:
+                    away.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(self._at_once, len(timers))):
+                nursery.start_soon(handle)
+        if away:
+            raise away[0]
         return bool(timers)

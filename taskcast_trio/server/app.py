@@ -97,7 +97,7 @@ def create_app(
     if stats is not None:
         runtime.metrics.registry.register(GuardCollector(stats))
     routes_service.register(app, runtime)
-    routes_tasks.register(app, runtime)
+    routes_tasks.register(app, runtime, admissions)
     routes_events.register(app, runtime)
     routes_cleanup.register(app, runtime)
     routes_auth.register(app, runtime, tickets, revocations, admissions, how.verifier)

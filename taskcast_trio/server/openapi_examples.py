@@ -44,6 +44,15 @@ _ARCHIVE: Final = {
     "task": _TASK,
     "events": [_ARCHIVED_EVENT],
 }
+_REQUEST: Final = {
+    "type": "approval",
+    "data": {"question": "Send it?"},
+    "schema": {
+        "type": "object",
+        "properties": {"approved": {"type": "boolean"}},
+        "required": ["approved"],
+    },
+}
 _VIEW: Final = {**_TASK, "hot": True, "subscriberCount": 3}
 _ABOUT: Final = {"name": "taskcast-trio", "version": "1.0.0", "apiVersion": "v1"}
 _ADAPTER: Final = {"provider": "memory", "status": "ok"}
@@ -83,13 +92,13 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
             "ask": {
                 "status": "blocked",
                 "reason": "needs a person",
-                "blockedRequest": {"type": "approval", "data": {"question": "Send it?"}},
+                "blockedRequest": _REQUEST,
                 "resumeAfterMs": 600_000,
             },
         },
     ),
     (model.Resolve, {"answer": {"data": {"approved": True}}}),
-    (model.BlockedRequest, {"request": {"type": "approval", "data": {"question": "Send it?"}}}),
+    (model.BlockedRequest, {"request": _REQUEST}),
     (model.Draft | list[model.Draft], {"one": _DRAFT, "batch": [_DRAFT, _DRAFT]}),
     (model.Event | list[model.Event], {"one": _EVENT, "batch": [_EVENT]}),
     (list[model.Event], {"events": [_EVENT]}),

@@ -53,6 +53,17 @@ class Query:
             raise BadRequest(f"Query parameter {name} is not a number")
         return number
 
+    def seconds(self, name: str, most: int) -> float:
+        """A time from 0, which is also what is absent or empty, to ``most``.
+
+        Raises:
+            BadRequest: it is none.
+        """
+        number = self.number(name) or 0.0
+        if not 0 <= number <= most:
+            raise BadRequest(f"Query parameter {name} is not from 0 to {most} seconds")
+        return number
+
     def lenient_number(self, name: str) -> float | None:
         """As :meth:`number`, but None for what is no number (streams)."""
         try:

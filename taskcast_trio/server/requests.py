@@ -15,7 +15,7 @@ from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.engine import TaskEngine
 
 from .auth import permit
-from .auth.gate import caller_of, recheck
+from .auth.gate import caller_of, limit_key, recheck
 from .bodies import parse_body
 from .query import Query
 from .target import Scope, local_path
@@ -86,6 +86,13 @@ class Permits:
         """As `task`, where there may be no such task."""
         with suppress(TaskNotFound):
             await self.task(name, task_id)
+
+    async def recheck(self) -> None:
+        """After a wait; see `auth.gate`."""
+        await recheck(_scope())
+
+    def limit_key(self) -> str:
+        return limit_key(_scope())
 
 
 def _scope() -> Scope:

@@ -124,6 +124,13 @@ HISTORY_PARAMS: Final = (
 TICKET: Final = Param(
     "ticket", "What `POST /tickets` gave, for those who can't set a header.", TEXT
 )
+WAIT: Final = Param(
+    "wait",
+    "Wait so many seconds, at most 60, for a task that does not ask yet. The answer comes as soon "
+    "as it does, and a 404 at the end of the wait, or of the task. Meanwhile it counts as one of "
+    "the caller's open streams, not as a subscriber of the task.",
+    {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+)
 STREAM_PARAMS: Final = (
     Param("Last-Event-ID", "What `EventSource` sends on a reconnect.", TEXT, where="header"),
     TICKET,

@@ -39,6 +39,7 @@ from .route_parts import (
     STREAM_PARAMS,
     TEXT,
     TICKET,
+    WAIT,
     Answer,
     Param,
     Route,
@@ -80,6 +81,23 @@ order: `{"ok": true, "firstIndex": 4, "lastIndex": 6}`, or with nothing stored `
 "error": ..., "code": ...}`, after which the connection stays open. It is closed with 1000 when the
 task has ended, 1001 when the server shuts down, and 1009 after a message of more than 256 Ki
 characters.
+"""
+_MOVE_TEXT: Final = """\
+Appends a `taskcast:status` event. A move that the state machine does not have is a 409 and changes
+nothing; of parallel moves to an end exactly one wins.
+
+A task that has not ended within its `ttl` of seconds becomes `timeout`, with the error code
+`ttl_expired`. The clock begins with the task; `paused` stops it, leaving that or a new `ttl` begins
+it anew. A `blocked` task goes on after `resumeAfterMs`.
+
+`blockedRequest` may have a `schema` that answers must keep: JSON Schema of draft 6 to 2020-12, at
+most 16 KiB, with references inside itself only, patterns as RE2 has them, and without
+`patternProperties`, `unevaluatedProperties`, `unevaluatedItems` and dynamic references.
+"""
+_RESOLVE_TEXT: Final = """\
+The task runs again; an object becomes its result, else `{resolution: ...}` does. The first valid
+answer wins: later ones are a 400 `not_blocked`. An answer that breaks the `schema` of the request
+is a 400 that names the path, and the task stays blocked.
 """
 _TASK: Final = Answer("The task as it is now.", Task)
 
@@ -149,10 +167,7 @@ TASK_ROUTES: Final = (
         "Move a task to another status",
         name="transitionTask",
         tag="Tasks",
-        text=(
-            "Appends a `taskcast:status` event. A move that the state machine does not have is a "
-            "409 and changes nothing; of parallel moves to an end exactly one wins."
-        ),
+        text=_MOVE_TEXT,
         params=(IDEMPOTENCY_KEY,),
         body=Transition,
         answers={200: _TASK},
@@ -165,7 +180,7 @@ TASK_ROUTES: Final = (
         "Answer a blocked task",
         name="resolveTask",
         tag="Tasks",
-        text="The task runs again; an object becomes its result, else `{resolution: ...}` does.",
+        text=_RESOLVE_TEXT,
         body=Resolve,
         answers={200: _TASK},
         errors=(400, 404, 409, 413),
@@ -177,8 +192,9 @@ TASK_ROUTES: Final = (
         "Read what a blocked task asks",
         name="getBlockedRequest",
         tag="Tasks",
+        params=(WAIT,),
         answers={200: Answer("What it waits to be told.", BlockedRequest)},
-        errors=(404,),
+        errors=(400, 404),
     ),
 )
 

@@ -11,7 +11,7 @@ from quart_trio import QuartTrio
 
 from taskcast_trio.core import machine, validate
 from taskcast_trio.core.access import Caller, check_rules, exported, shown
-from taskcast_trio.core.errors import Forbidden
+from taskcast_trio.core.errors import Forbidden, RequestNotFound
 from taskcast_trio.core.model import (
     ArchivedTask,
     CreateTask,
@@ -24,16 +24,19 @@ from taskcast_trio.core.model import (
 from taskcast_trio.engine import Runtime
 
 from . import answers
+from .auth.admission import Admissions
 from .auth.permit import visible
 from .requests import Permits, idempotency_key, is_head, query, read_body, streamed
 from .target import path_id
 
 # An archive wraps what was accepted before: archive, events, event, and a status event's data.
 ARCHIVE_LEVELS = 6
+MAX_WAIT_S = 60
 LIST_PARAMETERS = frozenset({"status", "type", "after", "limit"})
+REQUEST_PARAMETERS = frozenset({"wait"})
 
 
-def register(app: QuartTrio, runtime: Runtime) -> None:
+def register(app: QuartTrio, runtime: Runtime, admissions: Admissions) -> None:
     engine, limits = runtime.engine, runtime.config.limits
     permits = Permits(engine)
 
@@ -97,8 +100,23 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
 
     @app.get("/tasks/<task_id>/request")
     async def blocked_request(task_id: str) -> Response:
-        await permits.task("getBlockedRequest", path_id(task_id))
-        return answers.json(await engine.blocked_request(path_id(task_id)))
+        wait_s = 0.0 if is_head() else query(REQUEST_PARAMETERS).seconds("wait", MAX_WAIT_S)
+        caller = await permits.task("getBlockedRequest", path_id(task_id))
+        try:
+            return answers.json(await engine.blocked_request(path_id(task_id)))
+        except RequestNotFound:
+            if not wait_s:
+                raise
+        # From here on it is one of the caller's streams, and ends when they would.
+        with admissions.open(caller, permits.limit_key()) as admission:
+            request = await admission.during(
+                engine.blocked_request,
+                path_id(task_id),
+                wait_s=wait_s,
+                visible=None if caller.open else partial(visible, caller, "getBlockedRequest"),
+            )
+        await permits.recheck()
+        return answers.json(request)
 
     @app.get("/tasks/<task_id>/archive")
     async def export_task(task_id: str) -> Response:

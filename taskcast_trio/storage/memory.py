@@ -56,10 +56,10 @@ class MemoryBroadcast:
         finally:
             self._sink = None
 
-    def attached(self, task_id: str | None) -> None:
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
         """Everything is announced, whoever follows."""
 
-    def detached(self, task_id: str | None) -> None:
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
         pass
 
     def announce(self, commit: Commit) -> None:

@@ -165,14 +165,14 @@ class CommitSink(Protocol):
 class Audience(Protocol):
     """Is told what is followed in this process. Neither call waits or raises."""
 
-    def attached(self, task_id: str | None) -> None:
-        """One more follows this task, or (None) all tasks.
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
+        """One more follows this task, or (None) all tasks; unless it ``counts``, as no subscriber.
 
         What is announced from some moment on reaches the sink; it is interrupted at that moment,
         unless it has been reached so far.
         """
 
-    def detached(self, task_id: str | None) -> None:
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
         """One that was attached is no more."""
 
 

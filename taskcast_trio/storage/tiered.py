@@ -53,7 +53,8 @@ class TieredStore:
     A step that needs the long-term store raises StoreUnavailable while that is away: a look at a
     task that the short-term store has not, an id that a caller chose, and a delete. All others go
     on. ``changed`` is called after a step that left something to be archived; ``new_epoch`` names
-    an epoch; ``timers_of`` says what is due for a task that is taken in.
+    an epoch; ``timers_of`` says what is due for a task that is taken in, and ``timers_set`` is told
+    of that.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class TieredStore:
         new_epoch: Callable[[], str],
         changed: Callable[[], None],
         timers_of: Callable[[Task, int], Timers] = lambda task, now_ms: NO_TIMERS,
+        timers_set: Callable[[Timers], None] = lambda timers: None,
     ) -> None:
         self.hot = hot
         self.archive = archive
@@ -72,6 +74,7 @@ class TieredStore:
         self._clock = clock
         self._new_epoch = new_epoch
         self._timers_of = timers_of
+        self._timers_set = timers_set
         self._restoring: dict[str, trio.Event] = {}
 
     # Steps ---------------------------------------------------------------------------------------
@@ -236,7 +239,10 @@ class TieredStore:
             more = page.more
             after = page.entries[-1].index if page.entries else after
         timers = self._timers_of(record.task, self._clock())
-        await self.hot.restore(record, entries, timers=timers)
+        try:
+            await self.hot.restore(record, entries, timers=timers)
+        finally:
+            self._timers_set(timers)
 
     # Looks ---------------------------------------------------------------------------------------
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import msgspec
 import trio
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from taskcast_trio import TaskEngine
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
 from taskcast_trio.core.model import CreateTask, Draft, Status, Transition
 from taskcast_trio.engine import Delivery, Done, Follow, Gap, Runtime
+from taskcast_trio.engine.scheduler import Scheduler
+from taskcast_trio.engine.timetable import Timetable
 from taskcast_trio.storage.protocols import Commit, ShortTermStore
 from taskcast_trio.testing import open_test_runtime
 
@@ -122,6 +124,103 @@ async def race_to_the_end(seed: int, *, subscribers: int = 100, racers: int = 10
                     nursery.start_soon(finish, statuses[number % len(statuses)])
         race.final = (await engine.get("t")).status
     return race
+
+
+@dataclass
+class DeadlineRace:
+    """What others did in the moment of a deadline, and what became of the task."""
+
+    others: list[str] = field(default_factory=list)
+    statuses: list[str] = field(default_factory=list)
+    """As the log has them, after ``running``."""
+    final: str | None = None
+    ttl_moved: bool = False
+    endings: list[list[Any]] = field(default_factory=list)
+    due_ms: int | None = None
+
+
+DEADLINE_MOVES: tuple[Transition, ...] = (
+    Transition(status="completed"),
+    Transition(status="paused"),
+    Transition(status="blocked"),
+    Transition(status="blocked", ttl=2),
+)
+
+
+async def race_a_deadline(seed: int, *, subscribers: int = 3) -> DeadlineRace:
+    """Two processes handle the deadline while others complete, pause, delete, or give a new ttl."""
+    race, chance = DeadlineRace(), random.Random(seed)
+    async with open_test_runtime(seed=seed) as runtime:
+        engine = runtime.engine
+        other = Scheduler(
+            engine.store,
+            engine.store,
+            timetable=Timetable(),
+            clock=engine.clock,
+            counted=lambda commit: None,
+            shared=True,
+        )
+
+        async def move() -> None:
+            await trio.sleep_until(1)
+            await steps(chance.randrange(16))
+            change = chance.choice([*DEADLINE_MOVES, None])
+            try:
+                if change is None:
+                    await engine.delete("t")
+                    race.others.append("deleted")
+                else:
+                    await engine.transition("t", change)
+                    race.others.append(change.status)
+                    race.ttl_moved = change.ttl is not UNSET
+            except InvalidTransition:
+                pass
+
+        async def listen() -> None:
+            seen: list[Any] = []
+            race.endings.append(seen)
+            async with engine.subscribe("t") as subscription:
+                async for item in subscription:
+                    assert not isinstance(item, Gap)
+                    seen.append(item.reason if isinstance(item, Done) else status_of(item.entry))
+
+        async with trio.open_nursery() as nursery:
+            await nursery.start(other.run)
+            await engine.create(CreateTask(id="t", ttl=1))
+            await engine.transition("t", Transition(status="running"))
+            for _ in range(subscribers):
+                nursery.start_soon(listen)
+            nursery.start_soon(move)
+            await trio.sleep(1.5)
+            record = await engine.store.get("t")
+            if record is not None:
+                race.final = record.task.status
+                page = await engine.store.read("t", after=0, limit=100)
+                race.statuses = [status_of(entry) for entry in page.entries]
+                race.due_ms = await engine.store.next_due("deadline")
+            nursery.cancel_scope.cancel()
+    return race
+
+
+def check_deadline_race(race: DeadlineRace) -> None:
+    done = race.others[0] if race.others else None
+    if done == "deleted":
+        assert race.final is None
+    elif done is None:
+        assert race.statuses == ["timeout"], "one end, and nothing after it"
+    elif done == "blocked" and not race.ttl_moved:
+        assert race.statuses == ["blocked", "timeout"], "its clock ran on"
+    else:
+        assert race.statuses == [done], "a deadline that is not the task's any more ended it"
+        assert (race.due_ms is not None) is race.ttl_moved
+    ends = {"completed", "timeout", "deleted"}
+    for seen in race.endings:
+        if race.final is None:
+            assert seen[-1] in ends
+        elif race.final in ends:
+            assert seen == ["running", *race.statuses, race.final]
+        else:
+            assert seen == ["running", *race.statuses]
 
 
 def status_of(entry: Entry) -> str:

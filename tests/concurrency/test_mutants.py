@@ -17,12 +17,14 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.engine import replay, subscription
 from taskcast_trio.engine.fanout import Fanout, Inbox
 from taskcast_trio.engine.follow_all import FollowAll
+from taskcast_trio.engine.scheduler import Scheduler
 from taskcast_trio.engine.subscription import Subscription
 from taskcast_trio.storage.memory import MemoryStore
 from taskcast_trio.storage.protocols import Commit
 from taskcast_trio.testing import run_with_seed
 
 from .scenarios import (
+    check_deadline_race,
     check_followed_all,
     check_joined,
     check_lives,
@@ -31,6 +33,7 @@ from .scenarios import (
     follow_all,
     join,
     live_again,
+    race_a_deadline,
     race_to_the_end,
     stream,
 )
@@ -207,3 +210,30 @@ def test_every_race_passes_where_nothing_is_broken():
         check_lives(run_with_seed(partial(live_again, seed), seed))
         check_followed_all(run_with_seed(partial(follow_all, seed), seed))
         check_terminal_race(run_with_seed(partial(race_to_the_end, seed), seed))
+
+
+def test_ending_a_task_at_a_deadline_that_was_put_off_meanwhile_is_caught(monkeypatch):
+    set_timer = Scheduler._set
+
+    async def without_looking(self: Scheduler, timer: Any, due_ms: int | None) -> bool:
+        await set_timer(self, timer, due_ms)
+        return True
+
+    monkeypatch.setattr(Scheduler, "_set", without_looking)
+    assert_caught(race_a_deadline, check_deadline_race, range(300))
+
+
+def test_storing_a_timeout_over_what_changed_meanwhile_is_caught(monkeypatch):
+    transition = MemoryStore.transition
+
+    async def regardless(self: MemoryStore, task: Any, *args: Any, **kwargs: Any) -> Commit:
+        while True:
+            try:
+                return await transition(self, task, *args, **kwargs)
+            except RevisionConflict:
+                if task.status != "timeout":
+                    raise
+                kwargs["revision"] = self._log(task.id).record.revision
+
+    monkeypatch.setattr(MemoryStore, "transition", regardless)
+    assert_caught(race_a_deadline, check_deadline_race, range(300))

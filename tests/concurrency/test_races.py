@@ -6,6 +6,7 @@ from taskcast_trio.engine import follow_all as follow_all_module
 from taskcast_trio.engine import subscription
 
 from .scenarios import (
+    check_deadline_race,
     check_followed_all,
     check_joined,
     check_lives,
@@ -14,6 +15,7 @@ from .scenarios import (
     follow_all,
     join,
     live_again,
+    race_a_deadline,
     race_to_the_end,
     stream,
 )
@@ -86,3 +88,9 @@ async def test_who_follows_all_tasks_catches_up_in_pages(
 ):
     monkeypatch.setattr(follow_all_module, "PAGE_EVENTS", 2)
     check_followed_all(await follow_all(schedule_seed))
+
+
+async def test_a_deadline_that_races_with_other_changes_ends_the_task_once_or_not_at_all(
+    schedule_seed, autojump_clock
+):
+    check_deadline_race(await race_a_deadline(schedule_seed))

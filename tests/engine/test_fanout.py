@@ -13,10 +13,10 @@ class Heard:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str | None]] = []
 
-    def attached(self, task_id: str | None) -> None:
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
         self.calls.append(("+", task_id))
 
-    def detached(self, task_id: str | None) -> None:
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
         self.calls.append(("-", task_id))
 
 

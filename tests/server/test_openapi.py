@@ -120,6 +120,7 @@ def test_deleting_a_task_is_told_where_people_look_for_it() -> None:
     ("operation", "declared"),
     [
         ("GET /tasks", routes_tasks.LIST_PARAMETERS),
+        ("GET /tasks/{task_id}/request", routes_tasks.REQUEST_PARAMETERS),
         ("GET /tasks/{task_id}/events", queries.STREAM_PARAMETERS),
         ("GET /tasks/{task_id}/events/history", queries.HISTORY_PARAMETERS),
         ("GET /events", queries.GLOBAL_PARAMETERS),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import trio
 
@@ -13,6 +13,8 @@ from taskcast_trio.core.access import Caller
 from taskcast_trio.core.errors import TokenExpired, TokenRevoked, Unauthorized
 
 from .limits import Slot, StreamSlots
+
+T = TypeVar("T")
 
 _MESSAGES: Final = {
     "token_expired": TokenExpired("The token has expired: come back with a new one"),
@@ -51,6 +53,17 @@ class Admission:
         self.deadline = -math.inf
         if self.wake is not None:
             self.wake()
+
+    async def during(self, async_fn: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+        """What ``async_fn(*args, **kwargs)`` returns; cancelled where this is over before.
+
+        Raises:
+            Unauthorized: so it was.
+        """
+        with trio.CancelScope(deadline=self.deadline) as scope:
+            self.wake = scope.cancel
+            return await async_fn(*args, **kwargs)
+        raise self.reason
 
     def close(self) -> None:
         """Give the place free. Idempotent."""

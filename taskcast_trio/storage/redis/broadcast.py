@@ -10,6 +10,7 @@ compared every few seconds with what was heard of them.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -59,6 +60,8 @@ class RedisBroadcast:
         self._store_id = store_id
         self._followed: list[dict[str, int]] = [{} for _ in range(BUCKETS)]
         """By bucket: how often each task is followed."""
+        self._uncounted: Counter[str] = Counter()
+        """How many of those are no subscribers."""
         self._everything = 0
         self._heard_of: dict[str, Position] = {}
         """Up to where what is followed was announced here."""
@@ -76,12 +79,14 @@ class RedisBroadcast:
         connected = all(ear.connected for ear in self._ears.values())
         return "up" if connected and self._wanted() <= self._confirmed() else "down"
 
-    def attached(self, task_id: str | None) -> None:
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
         if task_id is None:
             self._everything += 1
         else:
             tasks = self._followed[bucket_of(task_id)]
             tasks[task_id] = tasks.get(task_id, 0) + 1
+            if not counts:
+                self._uncounted[task_id] += 1
             self.peers.changed(task_id)
         self._changed.set()
 
@@ -89,14 +94,18 @@ class RedisBroadcast:
         return [task_id for tasks in self._followed for task_id in tasks]
 
     def _count(self, task_id: str) -> int:
-        return self._followed[bucket_of(task_id)].get(task_id, 0)
+        return self._followed[bucket_of(task_id)].get(task_id, 0) - self._uncounted[task_id]
 
-    def detached(self, task_id: str | None) -> None:
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
         if task_id is None:
             self._everything -= 1
             return
         tasks = self._followed[bucket_of(task_id)]
         tasks[task_id] -= 1
+        if not counts:
+            self._uncounted[task_id] -= 1
+            if not self._uncounted[task_id]:
+                del self._uncounted[task_id]
         self.peers.changed(task_id)
         if not tasks[task_id]:
             del tasks[task_id]
