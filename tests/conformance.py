@@ -1,6 +1,6 @@
 """Runs the wire contract's conformance kit against this server.
 
-    python -m tests.conformance [--postgres] [--redis] KIT_FOLDER [PROFILE ...] [-- START OPTION ...]
+    python -m tests.conformance [--postgres] [--redis] KIT [PROFILE ...] [-- START OPTION ...]
 
 With --postgres the server archives in a PostgreSQL, with --redis it stores in a Redis, that is
 started for it.

@@ -10,6 +10,9 @@
 -- raws:       those values, in their order
 -- next_index: the log is archived up to the index before this one
 -- former:     epochs of the log before this one: [[epoch, next_index], ...]
+-- trimmed:    the highest index that was ever trimmed
+-- trims:      how many events were
+-- cleanup_at: when the next cleanup rule is due (Unix ms)
 
 ALTER TABLE taskcast_tasks
     ADD COLUMN IF NOT EXISTS tags              JSONB,
@@ -26,7 +29,10 @@ ALTER TABLE taskcast_tasks
     ADD COLUMN epoch      TEXT,
     ADD COLUMN next_index BIGINT  NOT NULL DEFAULT 0,
     ADD COLUMN former     JSONB   NOT NULL DEFAULT '[]',
-    ADD COLUMN imported   BOOLEAN NOT NULL DEFAULT TRUE;
+    ADD COLUMN imported   BOOLEAN NOT NULL DEFAULT TRUE,
+    ADD COLUMN trimmed    BIGINT  NOT NULL DEFAULT -1,
+    ADD COLUMN trims      BIGINT  NOT NULL DEFAULT 0,
+    ADD COLUMN cleanup_at BIGINT;
 
 ALTER TABLE taskcast_tasks
     ALTER COLUMN ttl  TYPE BIGINT,
@@ -43,6 +49,8 @@ ALTER TABLE taskcast_tasks ALTER COLUMN epoch SET NOT NULL;
 
 -- In order of creation, of equal times by the bytes of the id.
 CREATE INDEX taskcast_tasks_created ON taskcast_tasks (created_at, (id COLLATE "C"));
+
+CREATE INDEX taskcast_tasks_cleanup ON taskcast_tasks (cleanup_at) WHERE cleanup_at IS NOT NULL;
 
 -- Events --------------------------------------------------------------------------------------
 -- data_raw:   the data as it came; '' for an event without data, NULL in rows of the original
@@ -86,6 +94,22 @@ ALTER TABLE taskcast_events
 -- Few rows are in these: latest events that took the place of another, and ids made elsewhere.
 CREATE INDEX taskcast_events_moved ON taskcast_events (task_id, place) WHERE place <> idx;
 CREATE INDEX taskcast_events_foreign ON taskcast_events (task_id, md5(id)) WHERE foreign_id;
+
+-- Values ---------------------------------------------------------------------------------------
+-- Of the series of a log that was trimmed, as they were when it first was.
+
+CREATE TABLE taskcast_values (
+    LIKE taskcast_events INCLUDING DEFAULTS,
+    PRIMARY KEY (task_id, series_id),
+    FOREIGN KEY (task_id) REFERENCES taskcast_tasks (id) ON DELETE CASCADE
+);
+
+-- What is known of the whole: by which cleanup rules the tasks were looked at.
+
+CREATE TABLE taskcast_marks (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
 
 -- Tombstones ----------------------------------------------------------------------------------
 -- Lives of tasks that have ended here: a write of one of them that comes late is refused.

@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from taskcast_trio import __version__
+from taskcast_trio.cli.cleanup import cleanup
 from taskcast_trio.cli.migrate import migrate
 from taskcast_trio.cli.ping import ping
 from taskcast_trio.cli.start import start
@@ -36,3 +37,4 @@ def main() -> None:
 main.add_command(start)
 main.add_command(migrate)
 main.add_command(ping)
+main.add_command(cleanup)

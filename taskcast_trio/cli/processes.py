@@ -115,6 +115,10 @@ async def _end_by_signal(drain: trio.Event, scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
+def _nothing() -> None:
+    """It was up before."""
+
+
 class _Child:
     def __init__(
         self,
@@ -137,7 +141,8 @@ class _Child:
         first = True
         while not drain.is_set():
             begun = trio.current_time()
-            status, was_ready = await self._live(drain, task_status if first else None)
+            up = task_status.started if first else _nothing
+            status, was_ready = await self._live(drain, up)
             if drain.is_set():
                 self.drained = status == 0
                 break
@@ -152,10 +157,11 @@ class _Child:
         if first:
             task_status.started()
 
-    async def _live(
-        self, drain: trio.Event, task_status: trio.TaskStatus[None] | None
-    ) -> tuple[int, bool]:
-        """Start the process and wait for its end; its status, and whether it was ready once."""
+    async def _live(self, drain: trio.Event, up: Callable[[], object]) -> tuple[int, bool]:
+        """Start the process and wait for its end; its status, and whether it was ready once.
+
+        ``up`` is called when it is.
+        """
         ours, theirs = socket.socketpair()
         listening = ",".join(map(str, self._listening))
         handed = {HANDED_DOWN: f"{listening}:{theirs.fileno()}"}
@@ -172,7 +178,7 @@ class _Child:
             ready = trio.Event()
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._tell_ready, ours, ready, task_status)
+                    nursery.start_soon(self._tell_ready, ours, ready, up)
                     nursery.start_soon(self._end, process, drain)
                     status = await process.wait()
                     nursery.cancel_scope.cancel()
@@ -184,12 +190,12 @@ class _Child:
         return status, ready.is_set()
 
     async def _tell_ready(
-        self, pair: socket.socket, ready: trio.Event, task_status: trio.TaskStatus[None] | None
+        self, pair: socket.socket, ready: trio.Event, up: Callable[[], object]
     ) -> None:
-        if await trio.socket.from_stdlib_socket(pair.dup()).recv(1):
-            ready.set()
-            if task_status is not None:
-                task_status.started()
+        with trio.socket.from_stdlib_socket(pair.dup()) as ours:
+            if await ours.recv(1):
+                ready.set()
+                up()
 
     async def _end(self, process: trio.Process, drain: trio.Event) -> None:
         await drain.wait()

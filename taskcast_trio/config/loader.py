@@ -23,6 +23,8 @@ from taskcast_trio.config.keys import (
 from taskcast_trio.config.schema import Config, Jwt, Section
 from taskcast_trio.config.secret import Secret
 from taskcast_trio.config.values import convert, parse_text, unknown
+from taskcast_trio.core.cleanup import parse_rules
+from taskcast_trio.core.errors import BadRequest
 
 S = TypeVar("S", bound=Section)
 
@@ -34,7 +36,6 @@ _SENDABLE: Final = re.compile(r"[\x21-\x7e]+")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+")
 WITHOUT_EFFECT: Final = (
-    "cleanup",
     "storageLifecycle.hotRetentionIdleSeconds",
     "storageLifecycle.rehydrateReplayEvents",
     "storageLifecycle.storageLockTtlSeconds",
@@ -237,6 +238,10 @@ def _check_together(config: Config, merged: Layer) -> None:
     provider = config.adapters.long_term_store.provider
     if provider and not config.postgres.url:
         refuse("adapters.longTermStore.provider", "needs adapters.longTermStore.url")
+    try:
+        parse_rules(config.cleanup.rules)
+    except BadRequest as error:
+        raise ConfigError(f"{merged['cleanup.rules'].source}: {error}") from None
     names = [service.name for service in config.trusted_services]
     if len(set(names)) < len(names):
         refuse("trustedServices", "two services have one name")

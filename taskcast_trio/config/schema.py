@@ -136,6 +136,7 @@ class StorageLifecycle(Section, frozen=True):
 
 class Cleanup(Section, frozen=True):
     rules: tuple[dict[str, Any], ...] = ()
+    """What is removed of tasks that have ended: see :mod:`taskcast_trio.core.cleanup`."""
 
 
 class Retry(Section, frozen=True):

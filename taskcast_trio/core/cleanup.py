@@ -6,7 +6,7 @@ refused, because a misspelt ``match`` would otherwise select every task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -21,6 +21,12 @@ SeriesMode: TypeAlias = Literal["keep-all", "accumulate", "latest"]
 Target: TypeAlias = Literal["all", "events", "task"]
 # Half of what a double holds exactly: the sum with a timestamp is exact in every store.
 Millis: TypeAlias = Annotated[int, Meta(ge=0, le=2**52)]
+
+MAX_TASK_RULES: Final = 64
+"""Of one task: it is judged by each of them at every run."""
+
+_BAD_ENUM: Final = "Invalid enum value"
+_UNKNOWN_KEY: Final = "Object contains unknown field"
 
 _TERMINAL: Final[frozenset[str]] = frozenset(get_args(TerminalStatus))
 
@@ -60,7 +66,8 @@ class CleanupEventFilter(_Part, frozen=True, kw_only=True):
 
 
 class CleanupRule(_Part, frozen=True, kw_only=True):
-    """One rule: ``target`` says whether the task, its events, or both go.
+    """One rule: with the target ``events`` events go; with ``task`` or ``all`` the task and all
+    that belongs to it, as events can't be reached without their task.
 
     ``event_filter`` goes only with the target ``events``: a task cannot vanish under events that
     stay.
@@ -80,7 +87,7 @@ class CleanupRule(_Part, frozen=True, kw_only=True):
 def parse_rules(raw: Any, *, place: str = "cleanup.rules") -> tuple[CleanupRule, ...]:
     """Read a list of rules from JSON, or from decoded values (``msgspec.Raw`` among them).
 
-    Raises :class:`BadRequest` that names the faulty place below ``place``.
+    Raises :class:`BadRequest` that names the faulty place below ``place``, and none of the values.
     """
     try:
         if isinstance(raw, bytes | bytearray | memoryview | str | msgspec.Raw):
@@ -90,7 +97,29 @@ def parse_rules(raw: Any, *, place: str = "cleanup.rules") -> tuple[CleanupRule,
         return msgspec.convert(raw, tuple[CleanupRule, ...])
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         reason, _, path = str(error).partition(" - at `$")
+        if reason.startswith(_BAD_ENUM):
+            reason = _BAD_ENUM
         raise BadRequest(f"{place}{path.rstrip('`')}: {reason}") from error
+
+
+def usable_rules(raw: Sequence[msgspec.Raw]) -> tuple[list[CleanupRule], list[str]]:
+    """The rules of a task that can be read, and of each other one its place and what is wrong.
+
+    Clients may have sent anything there: nothing of what they sent is in those texts.
+    """
+    rules: list[CleanupRule] = []
+    faults: list[str] = []
+    for number, one in enumerate(raw[:MAX_TASK_RULES]):
+        try:
+            rules += parse_rules([one])
+        except BadRequest as error:
+            text = str(error).removeprefix("cleanup.rules").removeprefix("[0]")
+            if _UNKNOWN_KEY in text:
+                text = text.partition(_UNKNOWN_KEY)[0] + _UNKNOWN_KEY
+            faults.append(f"cleanup.rules[{number}]{text}")
+    if len(raw) > MAX_TASK_RULES:
+        faults.append(f"cleanup.rules[{MAX_TASK_RULES}]: too many rules")
+    return rules, faults
 
 
 def applies(rule: CleanupRule, task_type: str | None, status: str) -> bool:

@@ -85,6 +85,11 @@ class Task(Wire, frozen=True, kw_only=True):
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
+    @property
+    def ended_at(self) -> int:
+        """When a task that has ended did; imports need not say so themselves."""
+        return self.updated_at if self.completed_at is UNSET else self.completed_at
+
 
 class TaskView(Task, frozen=True, kw_only=True):
     """A task as reads answer it: with its audience."""

@@ -37,6 +37,11 @@ def accumulates(event: Event) -> bool:
     return event.series_mode == "accumulate" and bool(event.series_id)
 
 
+def keeps_value(event: Event) -> bool:
+    """Whether the event takes part in the running value of its series."""
+    return series_of(event) is not None and event.series_mode != "keep-all"
+
+
 _Members: TypeAlias = dict[bytes, bytes]
 
 

@@ -14,10 +14,10 @@ from typing import Final
 
 import structlog
 import trio
-from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
+from taskcast_trio.core.model import Task
 from taskcast_trio.storage.protocols import (
     Extent,
     LongTermStore,
@@ -60,6 +60,7 @@ class Archiver:
     """Writes what the short-term store has to the long-term one; made by ``open_runtime``.
 
     ``retention_ms`` is how long a task that has ended stays in the short-term store; None keeps it.
+    ``due_of`` says when a task that has ended is to be cleaned up.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Archiver:
         *,
         clock: Callable[[], int],
         retention_ms: int | None,
+        due_of: Callable[[Task], int | None] = lambda task: None,
     ) -> None:
         self._hot = hot
         self._archive = archive
         self._metrics = metrics
         self._clock = clock
         self._retention_ms = retention_ms
+        self._due_of = due_of
         self._change = trio.Event()
         self._known: OrderedDict[str, tuple[str, int]] = OrderedDict()
         """Where the archive of a task ends, by epoch; forgotten first is what was used longest
@@ -206,8 +209,7 @@ class Archiver:
         """Set the timer of a task that has ended and is archived."""
         task = record.task
         if task.terminal and self._retention_ms is not None:
-            ended_ms = task.updated_at if task.completed_at is UNSET else task.completed_at
-            due_ms = ended_ms + self._retention_ms
+            due_ms = task.ended_at + self._retention_ms
             await self._hot.set_timer(task.id, RELEASE, due_ms)
             self._releases.notify(due_ms)
 
@@ -229,10 +231,15 @@ class Archiver:
             record, more = page.record, page.more
             through = page.entries[-1].index if more else record.next_index - 1
             try:
-                if not await self._save(record, page.entries, through):
+                values: Sequence[Entry] = ()
+                if record.trims and not more:
+                    snapshot = await self._hot.snapshot(task_id)
+                    if snapshot.record.epoch == record.epoch:
+                        values = [*snapshot.values.values()]
+                if not await self._save(record, page.entries, through, values):
                     await self._refused(record)
                     return None
-            except UnwritableRows:
+            except (UnwritableRows, TaskNotFound):
                 return None
             self._remember(record, through)
         return record
@@ -261,7 +268,13 @@ class Archiver:
         if record.task.terminal or len(self._known) > KNOWN_TASKS:
             del self._known[task_id if record.task.terminal else next(iter(self._known))]
 
-    async def _save(self, record: TaskRecord, entries: Sequence[Entry], through: int) -> bool:
+    async def _save(
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        through: int,
+        values: Sequence[Entry],
+    ) -> bool:
         """Write; events that can't be are set aside and counted.
 
         Raises:
@@ -271,7 +284,9 @@ class Archiver:
         while True:
             kept = [entry for entry in entries if entry.index not in bad]
             try:
-                saved = await self._archive.save(record, kept, through=through)
+                saved = await self._archive.save(
+                    record, kept, through=through, values=values, due_ms=self._due_of(record.task)
+                )
             except UnwritableRows as error:
                 bad.update(error.indexes)
                 self._metrics.archive_unwritable.inc(len(error.indexes) + error.task)
@@ -318,7 +333,7 @@ class Archiver:
             page = records[start : start + SWEEP_TASKS]
             extents = await self._archive.extents([record.task.id for record in page])
             for record in page:
-                if _is_whole(record, extents.get(record.task.id)):
+                if is_whole(record, extents.get(record.task.id)):
                     await self._release_later(record)
                 else:
                     self._known.pop(record.task.id, None)
@@ -334,7 +349,7 @@ class Archiver:
         record = await self._hot.get(task_id)
         if record is None:
             return
-        if not _is_whole(record, (await self._archive.extents([task_id])).get(task_id)):
+        if not is_whole(record, (await self._archive.extents([task_id])).get(task_id)):
             self._known.pop(task_id, None)
             await self._hot.set_timer(task_id, ARCHIVE, self._clock())
             self.changed()
@@ -344,6 +359,6 @@ class Archiver:
             self._metrics.released.inc()
 
 
-def _is_whole(record: TaskRecord, extent: Extent | None) -> bool:
+def is_whole(record: TaskRecord, extent: Extent | None) -> bool:
     """Whether all that there is of the task is archived."""
     return extent == Extent(record.epoch, record.revision, record.next_index)

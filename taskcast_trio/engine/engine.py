@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -19,7 +18,6 @@ from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.core import machine, validate
 from taskcast_trio.core.archive import restore
-from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     Forbidden,
@@ -52,7 +50,6 @@ from taskcast_trio.storage.protocols import (
     ShortTermStore,
     Snapshot,
     TaskRecord,
-    Timers,
 )
 from taskcast_trio.storage.tiered import TieredStore
 
@@ -63,8 +60,8 @@ from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
 from .items import Follow
 from .metrics import Metrics
 from .replay import resolve_cursor
-from .scheduler import Scheduler
 from .subscription import Subscription
+from .timetable import Timetable
 from .watch import Watch
 
 
@@ -90,13 +87,15 @@ class TaskEngine:
         archive: LongTermStore | None = None,
         changed: Callable[[], None] = lambda: None,
         peers: Peers | None = None,
+        timetable: Timetable | None = None,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
         there; ``changed`` is called when there is something to be archived. ``peers`` know who
-        follows in other processes.
+        follows in other processes. ``timetable`` knows what is due for a task.
         """
         self.store = store
         self._hot = store
+        self.timetable = timetable or Timetable()
         self._peers = peers
         self._archive = archive
         if archive is not None:
@@ -106,12 +105,9 @@ class TaskEngine:
                 clock=clock,
                 new_epoch=self._new_epoch,
                 changed=changed,
-                timers_of=timers_at_start,
-                timers_set=lambda timers: self.scheduler.notify(timers),
+                timers_of=self.timetable.at_start,
+                timers_set=self.timetable.set,
             )
-        self.scheduler = Scheduler(
-            self.store, store, clock=clock, counted=self._count, shared=peers is not None
-        )
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
@@ -138,7 +134,7 @@ class TaskEngine:
         elif self._archive is not None and await self._archive.exists(fields["id"]):
             raise TaskExists(fields["id"])
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
-        with self._timers(timers_at_start(task, now_ms)) as timers:
+        with self.timetable.setting(self.timetable.at_start(task, now_ms)) as timers:
             commit = await self.store.create(
                 task,
                 epoch=self._new_epoch(),
@@ -148,15 +144,8 @@ class TaskEngine:
             )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
+            self.timetable.plan.judge(task)
         return commit.record.task
-
-    @contextmanager
-    def _timers(self, timers: Timers) -> Iterator[Timers]:
-        """Around a step that sets them: the scheduler is told of them however it ends."""
-        try:
-            yield timers
-        finally:
-            self.scheduler.notify(timers)
 
     def _new_epoch(self) -> str:
         return new_epoch(self._noise(40))
@@ -296,9 +285,9 @@ class TaskEngine:
                 if answer is not None:
                     return answer.record.task
             task, drafts = decide(record.task, now_ms)
-            due = timers_at_change(record.task, task, now_ms, new_ttl=new_ttl)
+            due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
-                with self._timers(due) as timers:
+                with self.timetable.setting(due) as timers:
                     commit = await self.store.transition(
                         task,
                         drafts,
@@ -310,10 +299,11 @@ class TaskEngine:
                     )
             except RevisionConflict:
                 continue
-            self._count(commit)
+            self.counted(commit)
             return commit.record.task
 
-    def _count(self, commit: Commit) -> None:
+    def counted(self, commit: Commit) -> None:
+        """A change of a task was stored."""
         if not commit.repeated:
             self.metrics.transitions.labels(commit.record.task.status).inc()
             self.metrics.events.inc(len(commit.entries))
@@ -415,7 +405,7 @@ class TaskEngine:
         if follow.last_event_id is None or not record.task.terminal:
             return None
         after = await resolve_cursor(self.store, record, follow.last_event_id)
-        if after is None:
+        if after is None or after < record.trimmed:
             return None
         more = True
         while more:
@@ -463,7 +453,8 @@ class TaskEngine:
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
         check_request(task.blocked_request, "$.archive.task.blockedRequest")
-        with self._timers(timers_at_start(task, self.clock())) as timers:
+        due = self.timetable.at_start(task, self.clock())
+        with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
                 task,
                 events,
@@ -471,6 +462,7 @@ class TaskEngine:
                 overwrite=request.overwrite,
                 timers=timers,
             )
+        self.timetable.plan.judge(task)
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
         )

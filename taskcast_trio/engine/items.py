@@ -32,14 +32,19 @@ class Gap(Struct, frozen=True):
     anew.
     """
 
-    reason: Literal["unknown_cursor", "log_replaced"]
+    reason: Literal["unknown_cursor", "log_replaced", "events_expired"]
     replayed_from: int
 
 
-class Done(Struct, frozen=True):
-    """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``."""
+class Done(Struct, frozen=True, repr_omit_defaults=True):
+    """Nothing follows: the task reached the terminal status ``reason``, or was ``deleted``.
+
+    ``cursor`` is the end of a log that was trimmed: the last event that is left may stand before
+    others that are gone, and whoever resumed there would be told of them again and again.
+    """
 
     reason: str
+    cursor: str | None = None
 
 
 class Run(Struct, frozen=True):
@@ -62,10 +67,11 @@ class Follow:
     """How to follow a task.
 
     ``last_event_id`` is a cursor in the log and resumes exactly after it; an unknown one is told by
-    a ``Gap``. The ``since_*`` cursors are those of the wire contract: ``since_id`` and
-    ``since_timestamp`` (ms) cut the stored order, ``since_index`` skips by filtered index, and
-    ``limit`` keeps the oldest of the replay only. ``resumed`` says that any of them was given, even
-    an unusable one: then series are not collapsed.
+    a ``Gap``, and so is one behind which events were trimmed: what is left then follows from the
+    start of the log, each accumulate series as its value. The ``since_*`` cursors are those of the
+    wire contract: ``since_id`` and ``since_timestamp`` (ms) cut the stored order, ``since_index``
+    skips by filtered index, and ``limit`` keeps the oldest of the replay only. ``resumed`` says
+    that any of them was given, even an unusable one: then series are not collapsed.
     """
 
     filter: EventFilter = PASS_ALL

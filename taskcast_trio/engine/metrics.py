@@ -68,6 +68,14 @@ class Metrics:
             "Ended tasks that only the archive has since",
             registry=self.registry,
         )
+        self.cleaned_tasks = Counter(
+            "taskcast_cleanup_tasks", "Tasks removed by cleanup rules", registry=self.registry
+        )
+        self.cleaned_events = Counter(
+            "taskcast_cleanup_events",
+            "Events removed by cleanup rules from tasks that stayed",
+            registry=self.registry,
+        )
         # Looking a label up costs more than counting.
         self.task_subscribers = self.subscribers.labels("task")
         self.global_subscribers = self.subscribers.labels("global")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.ids import event_id, parse_event_id
 from taskcast_trio.core.series import accumulates, series_of
-from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import ShortTermStore, Snapshot, TaskRecord
+
+from .items import Follow
 
 
 @dataclass(slots=True)
@@ -26,7 +29,7 @@ class Replay:
     since_ms: float | None = None
     left: int | None = None
     collapsed: set[str] = field(default_factory=set)
-    owed: set[str] = field(default_factory=set)
+    owed: dict[str, None] = field(default_factory=dict)
     """The series of which pieces are behind, and the snapshot that has them is still to come."""
 
     @property
@@ -57,6 +60,44 @@ class Replay:
         if value is None or value.place != later.place:
             return None
         return self.value_of(value)
+
+    def left_over(self) -> list[Entry]:
+        """The values that are owed at the end: the events that they would stand at are gone."""
+        return sorted((self.values[series] for series in self.owed), key=attrgetter("index"))
+
+
+async def has_expired(store: ShortTermStore, snapshot: Snapshot, follow: Follow) -> bool:
+    """Whether events behind the cursor of ``follow`` may have been trimmed, or events before it
+    that it needs.
+    """
+    record = snapshot.record
+    if not record.trims:
+        return False
+    # Running values are made of the events before the cursor too.
+    joins = follow.accumulated and any(accumulates(v.event) for v in snapshot.values.values())
+    owed_from = record.next_index - 1 if joins else record.trimmed
+    if follow.last_event_id is not None:
+        index = await resolve_cursor(store, record, follow.last_event_id)
+        return index is not None and index < owed_from
+    if follow.since_id:
+        index = await resolve_cursor(store, record, follow.since_id)
+        if index is None or index < owed_from:
+            return index is not None
+        return await store.find(record.task.id, follow.since_id) is None  # no place to cut at
+    if follow.since_index is not None:
+        return True  # it counts events, some of which are gone
+    if follow.since_timestamp is not None:
+        page = await store.read(record.task.id, after=owed_from, limit=1)
+        next_ms = page.entries[0].event.timestamp if page.entries else record.task.updated_at
+        return follow.since_timestamp < next_ms
+    return False
+
+
+def end_cursor(record: TaskRecord) -> str | None:
+    """The end of a log that was trimmed, as the id of an event there; else None."""
+    if not record.trims:
+        return None
+    return event_id(record.task.updated_at, record.epoch, record.next_index - 1)
 
 
 async def resolve_cursor(store: ShortTermStore, record: TaskRecord, event_id: str) -> int | None:

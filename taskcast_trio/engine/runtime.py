@@ -13,14 +13,19 @@ from typing import Final
 import trio
 
 from taskcast_trio.config import Config
+from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
 
 from .archiver import Archiver
 from .backends import open_stores
 from .bulletin import Bulletin
+from .cleaner import Cleaner
+from .cleanup_plan import CLEANUP, CleanupPlan
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
+from .scheduler import Scheduler
+from .timetable import Timetable
 
 ARCHIVE_FLUSH_S: Final = 5.0
 """How long the end may take to archive what is not yet."""
@@ -40,6 +45,8 @@ class Runtime:
     bulletin: Bulletin
     drain: trio.Event
     started_ms: int
+    scheduler: Scheduler
+    cleaner: Cleaner
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
 
@@ -64,10 +71,16 @@ async def open_runtime(
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
+        timetable = Timetable(CleanupPlan(parse_rules(config.cleanup.rules)))
         archiver = None
         if archive is not None:
             archiver = Archiver(
-                backend.store, archive, metrics, clock=clock, retention_ms=_retention_ms(config)
+                backend.store,
+                archive,
+                metrics,
+                clock=clock,
+                retention_ms=_retention_ms(config),
+                due_of=timetable.plan.due_of,
             )
         engine = TaskEngine(
             backend.store,
@@ -79,7 +92,26 @@ async def open_runtime(
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
             peers=backend.peers,
+            timetable=timetable,
         )
+        scheduler = Scheduler(
+            engine.store,
+            backend.store,
+            clock=clock,
+            timetable=timetable,
+            counted=engine.counted,
+            shared=backend.peers is not None,
+        )
+        cleaner = Cleaner(
+            engine.store,
+            backend.store,
+            timetable.plan,
+            metrics,
+            clock=clock,
+            archive=archive,
+            changed=archiver.changed if archiver else lambda: None,
+        )
+        timetable.tell(CLEANUP, cleaner.notify)
         bulletin = Bulletin(backend.peers)
         drain = trio.Event()
         raised: Exception | None = None
@@ -91,10 +123,21 @@ async def open_runtime(
             services.start_soon(_close_on_drain, drain, fanout, name="drain")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
-            await services.start(engine.scheduler.run, name="scheduler")
+            await services.start(cleaner.run, name="cleaner")
+            await services.start(scheduler.run, name="scheduler")
             try:
                 yield Runtime(
-                    config, engine, backend, metrics, bulletin, drain, clock(), archive, archiver
+                    config,
+                    engine,
+                    backend,
+                    metrics,
+                    bulletin,
+                    drain,
+                    clock(),
+                    scheduler,
+                    cleaner,
+                    archive,
+                    archiver,
                 )
             except Exception as error:
                 raised = error

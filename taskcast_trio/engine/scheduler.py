@@ -18,7 +18,6 @@ from taskcast_trio.core.deadline import (
     DEADLINE,
     WAKE,
     expiry,
-    timers_at_change,
     timers_at_start,
     waking,
 )
@@ -27,6 +26,7 @@ from taskcast_trio.core.model import TERMINAL, Transition
 from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord, Timer
 
 from .timer_loop import Outage, TimerLoop
+from .timetable import Timetable
 
 LEASE_MS: Final = 900
 """Less than the shortest ttl, so that a timer that was put off is never taken for one that was set
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 
 class Scheduler:
-    """Made by the engine, run by ``open_runtime``.
+    """Made and run by ``open_runtime``.
 
     ``hot`` is the short-term store below ``store``; ``counted`` is told of what was stored;
     ``shared`` says that other processes use the store too.
@@ -58,11 +58,13 @@ class Scheduler:
         hot: ShortTermStore,
         *,
         clock: Callable[[], int],
+        timetable: Timetable,
         counted: Callable[[Commit], None],
         shared: bool,
     ) -> None:
         self._store = store
         self._hot = hot
+        self._timetable = timetable
         self._clock = clock
         self._counted = counted
         look_again_s = LOOK_AGAIN_SHARED_S if shared else LOOK_AGAIN_S
@@ -78,6 +80,8 @@ class Scheduler:
             )
             for kind, handle in ((DEADLINE, self._expire), (WAKE, self._wake))
         }
+        for kind, loop in self._loops.items():
+            timetable.tell(kind, loop.notify)
 
     def notify(self, timers: Mapping[str, int | None]) -> None:
         """These were set, or may have been. Never waits."""
@@ -128,16 +132,17 @@ class Scheduler:
         """Move the task if it still is as it was read; False where it is to be read again."""
         now_ms = self._clock()
         task, drafts = machine.transition(record.task, change, now_ms)
-        timers = timers_at_change(record.task, task, now_ms, new_ttl=False)
+        due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
         try:
-            commit = await self._store.transition(
-                task,
-                drafts,
-                revision=record.revision,
-                epoch=record.epoch,
-                now_ms=now_ms,
-                timers=timers,
-            )
+            with self._timetable.setting(due) as timers:
+                commit = await self._store.transition(
+                    task,
+                    drafts,
+                    revision=record.revision,
+                    epoch=record.epoch,
+                    now_ms=now_ms,
+                    timers=timers,
+                )
         except RevisionConflict:
             return False
         except (TaskNotFound, TaskEnded):

@@ -23,13 +23,13 @@ from taskcast_trio.core.series import (
     fold,
     series_of,
 )
-from taskcast_trio.storage.protocols import Commit, Page, ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import Commit, Page, ShortTermStore, Snapshot, TaskRecord
 
 from .fanout import Fanout
 from .history import PAGE_EVENTS
 from .items import Delivery, Done, Follow, Gap, Item, Pumped, Run
 from .metrics import Metrics
-from .replay import Replay, resolve_cursor
+from .replay import Replay, end_cursor, has_expired, resolve_cursor
 
 OBSERVE_ONE_IN: Final = 16
 """Latencies are sampled: observing each would cost as much as a delivery."""
@@ -61,6 +61,8 @@ class Subscription:
         "_silent_until",
         "_since_index",
         "_store",
+        "_told",
+        "_trims",
         "_values",
         "task_id",
     )
@@ -90,6 +92,11 @@ class Subscription:
         self._since_index = follow.since_index if follow.last_event_id is None else None
         self._values: SeriesValues = {}
         self._replay: Replay | None = None
+        self._trims = 0
+        """How often the log had been trimmed when this cursor last looked."""
+        self._told = False
+        """Whether it was said that events may be gone: once is enough, it holds of later ones too.
+        """
         self._live = False
         self._ended = False
         self._observed = 0
@@ -223,11 +230,14 @@ class Subscription:
             raise failed[0]
 
     async def _start(self) -> list[Item]:
-        """Find where to begin; a gap where the cursor is unknown."""
+        """Find where to begin; a gap where the cursor is unknown or events behind it are gone."""
         follow = self._follow
         try:
             snapshot = await self._store.snapshot(self.task_id)
             record = snapshot.record
+            self._trims = record.trims
+            if await has_expired(self._store, snapshot, follow):
+                return self._expired(snapshot)
             if follow.last_event_id is not None:
                 index = await resolve_cursor(self._store, record, follow.last_event_id)
                 if index is not None:
@@ -258,6 +268,37 @@ class Subscription:
             return []
         return [self._gap("unknown_cursor")]
 
+    def _expired(self, snapshot: Snapshot) -> list[Item]:
+        """Say so, and follow what is left of the log from its start."""
+        record = snapshot.record
+        self._begin_anew()
+        self._told = True
+        self._trims = record.trims
+        self._epoch = record.epoch
+        self._replay = Replay(
+            record.next_index - 1, snapshot.values, collapse=True, left=self._follow.limit
+        )
+        return [self._gap("events_expired")]
+
+    def _was_trimmed(self, record: TaskRecord, last: int) -> bool:
+        """Whether the log was trimmed behind ``last`` since this cursor looked, and nobody said so:
+        then begin anew.
+        """
+        if record.trims == self._trims:
+            return False
+        self._trims = record.trims
+        # Running values are made of the events before the cursor too.
+        return not self._told and (record.trimmed > last or self._follow.accumulated)
+
+    async def _begin_again(self) -> list[Item]:
+        try:
+            snapshot = await self._store.snapshot(self.task_id)
+        except TaskNotFound:
+            return self._end("deleted")
+        if not self._goes_on(snapshot.record, max(self._last, self._silent_until)):
+            return self._replaced(snapshot.record)
+        return self._expired(snapshot)
+
     async def _replay_places(self, replay: Replay) -> list[Pumped]:
         """A page in stored order: the first replay, as the contract has it."""
         try:
@@ -268,6 +309,8 @@ class Subscription:
             return [*self._end("deleted")]
         if not self._goes_on(page.record, replay.high_water):
             return [*self._replaced(page.record)]
+        if self._was_trimmed(page.record, -1):
+            return [*await self._begin_again()]
         if self._runs and replay.whole and self._since_index is None:
             newest = max((entry.index for entry in page.entries), default=-1)
             if newest <= replay.high_water:
@@ -286,6 +329,8 @@ class Subscription:
                 replay.left -= 1
             self._replay_one(replay, entry, items)
         if not page.more or replay.left == 0:
+            for value in replay.left_over():
+                self._deliver(as_snapshot(value), items, resumable=False)
             self._last = replay.high_water
             self._replay = None
             if self._follow.accumulated:
@@ -322,10 +367,10 @@ class Subscription:
                 replay.collapsed.add(series)
                 self._deliver(as_snapshot(value), items)
         elif entry.index == value.index:
-            replay.owed.discard(series)
+            replay.owed.pop(series, None)
             self._deliver(as_snapshot(value), items, resumable=not replay.owed)
         elif self._follow.filter.matches(value.type, value.level):
-            replay.owed.add(series)
+            replay.owed[series] = None
 
     async def _catch_up(self) -> list[Pumped]:
         """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
@@ -335,8 +380,11 @@ class Subscription:
             page = await self._store.read(self.task_id, after=self._last, limit=PAGE_EVENTS)
         except TaskNotFound:
             return [*self._end("deleted")]
-        if not self._goes_on(page.record, max(self._last, self._silent_until)):
+        behind = max(self._last, self._silent_until)
+        if not self._goes_on(page.record, behind):
             return [*self._replaced(page.record)]
+        if self._was_trimmed(page.record, behind):
+            return [*await self._begin_again()]
         items: list[Pumped]
         if self._runs and self._since_index is None and page.entries:
             items = self._run(page.entries)
@@ -348,7 +396,7 @@ class Subscription:
         if not page.more:
             self._last = max(self._last, page.record.next_index - 1)
             if page.record.task.terminal:
-                items += self._end(page.record.task.status)
+                items += self._end(page.record.task.status, end_cursor(page.record))
             self._live = True
         return items
 
@@ -449,19 +497,25 @@ class Subscription:
         visible = self._follow.visible
         if visible is not None and not visible(record.task):
             raise Forbidden("The task was replaced by one that this caller may not follow")
+        self._begin_anew()
         self._epoch = record.epoch
+        self._trims = record.trims
+        self._told = False
+        return [self._gap("log_replaced")]
+
+    def _begin_anew(self) -> None:
+        """Forget what is behind."""
         self._last = self._silent_until = -1
         self._filtered = 0
         self._since_index = None
         self._values = {}
         self._replay = None
         self._live = False
-        return [self._gap("log_replaced")]
 
-    def _gap(self, reason: Literal["unknown_cursor", "log_replaced"]) -> Gap:
+    def _gap(self, reason: Literal["unknown_cursor", "log_replaced", "events_expired"]) -> Gap:
         self._metrics.gaps.labels(reason).inc()
         return Gap(reason, 0)
 
-    def _end(self, reason: str) -> list[Item]:
+    def _end(self, reason: str, cursor: str | None = None) -> list[Item]:
         self._ended = True
-        return [Done(reason)]
+        return [Done(reason, cursor)]

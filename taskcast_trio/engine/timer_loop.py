@@ -11,7 +11,7 @@ import trio
 
 from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.errors import StoreUnavailable
-from taskcast_trio.storage.protocols import Timer, TimerStore
+from taskcast_trio.storage.protocols import DueList, Timer
 
 RETRY: Final = Backoff(initial_delay_ms=250, max_delay_ms=15_000)
 BATCH: Final = 64
@@ -58,7 +58,7 @@ class TimerLoop:
 
     def __init__(
         self,
-        store: TimerStore,
+        store: DueList,
         kind: str,
         handle: Callable[[Timer], Awaitable[None]],
         *,

@@ -16,7 +16,7 @@ MAX_REMEMBERED: Final = 256
 """Longer paths are described anew each time: remembering them would be the caller's to fill."""
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _UNSAFE: Final = re.compile(rb"[^\x21-\x7e]")
-_TASK: Final = re.compile(r"/tasks/(?!import$)([^/]+)")
+_TASK: Final = re.compile(r"/tasks/(?!(?:import|cleanup)$)([^/]+)")
 
 
 def request_id_of(scope: Scope) -> str:

@@ -153,6 +153,18 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     (shapes.WorkerChange, {"drain": {"status": "draining"}}),
     (shapes.Decline, {"decline": {"workerId": "worker-1", "blacklist": True}}),
     (shapes.Ingested, {"ingested": {"accepted": 2000, "firstIndex": 1, "lastIndex": 2000}}),
+    (shapes.CleanupRequest, {"look": {"dryRun": True, "withinMs": 86_400_000}}),
+    (
+        shapes.CleanupReport,
+        {
+            "report": {
+                "dryRun": True,
+                "rules": [{"rule": "old answers", "target": "all", "tasks": 1, "events": 2048}],
+                "taskIds": [_TASK_ID],
+                "more": False,
+            }
+        },
+    ),
     (shapes.Done, {"done": {"ok": True}}),
     (shapes.Error, {"error": {"error": f"Task not found: {_TASK_ID}", "code": "task_not_found"}}),
 )

@@ -5,9 +5,9 @@ With ``core.model`` they are everything that ``/openapi.json`` describes.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from taskcast_trio.core.model import TaskView, Wire
 
@@ -144,6 +144,33 @@ class Ingested(Wire, frozen=True, kw_only=True):
     accepted: int
     first_index: int | UnsetType = UNSET
     last_index: int | UnsetType = UNSET
+
+
+class CleanupRequest(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /tasks/cleanup``. ``withinMs`` looks ahead, with ``dryRun`` only."""
+
+    dry_run: bool = False
+    within_ms: Annotated[int, Meta(ge=0, le=2**45)] = 0
+
+
+class CleanedByRule(Wire, frozen=True, kw_only=True):
+    """What one rule took: ``rule`` is its name, or its place in the configuration; the rules of
+    tasks share one line.
+    """
+
+    rule: str
+    target: Literal["all", "events", "task"]
+    tasks: int
+    events: int
+
+
+class CleanupReport(Wire, frozen=True, kw_only=True):
+    """``taskIds`` are the first of those tasks; ``more`` says that there is more to do."""
+
+    dry_run: bool
+    rules: list[CleanedByRule]
+    task_ids: list[str]
+    more: bool
 
 
 class Done(Wire, frozen=True, kw_only=True):

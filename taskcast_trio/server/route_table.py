@@ -24,6 +24,8 @@ from taskcast_trio.core.model import (
 )
 
 from .openapi_shapes import (
+    CleanupReport,
+    CleanupRequest,
     Ingested,
     TaskList,
 )
@@ -52,8 +54,9 @@ First what the log holds, then what comes, without a gap and without a double. F
 - `event: taskcast.event`, `data:` one line of JSON (an `Envelope`, or with `wrap=false` an
   `Event`), `id:` the id of the event;
 - `event: taskcast.done` with `{reason}` at the end of the task;
-- `event: taskcast.gap` with `{reason, replayedFrom}` first, where `Last-Event-ID` is a cursor that
-  the log no longer knows.
+- `event: taskcast.gap` with `{reason, replayedFrom}` where what was before can't be continued: the
+  log does not know the cursor (`unknown_cursor`) or is another one now (`log_replaced`), or cleanup
+  has removed events behind the cursor (`events_expired`). What is there follows from its start.
 
 Without any cursor each accumulate series of the replay is one event, marked `seriesSnapshot`. An
 empty `types` or `levels` lets no event pass.
@@ -289,6 +292,23 @@ ARCHIVE_ROUTES: Final = (
         text="Each accumulate or latest series is one event with its value.",
         answers={200: Answer("The archive.", Archive)},
         errors=(404,),
+    ),
+    Route(
+        "POST",
+        "/tasks/cleanup",
+        "task:manage",
+        "Clean up what is due",
+        name="cleanUp",
+        tag="Tasks",
+        text=(
+            "Runs the cleanup rules that are due, as the server does by itself, and tells what "
+            "went; with `dryRun` what would go, now or `withinMs` from now, and nothing is "
+            "changed. A run ends after a while: repeat it as long as there is `more`. The events "
+            "of a task that goes whole are those that it has had."
+        ),
+        body=CleanupRequest,
+        answers={200: Answer("By rule, what goes.", CleanupReport)},
+        errors=(400, 413),
     ),
     Route(
         "POST",

@@ -112,7 +112,9 @@ def encode(item: Item, *, wrap: bool = True) -> bytes:
     if isinstance(item, Gap):
         data = {"reason": item.reason, "replayedFrom": item.replayed_from}
         return b"event: taskcast.gap\ndata: %b\n\n" % msgspec.json.encode(data)
-    return b"event: taskcast.done\ndata: %b\n\n" % msgspec.json.encode({"reason": item.reason})
+    id_line = b"id: %b\n" % item.cursor.encode() if item.cursor is not None else b""
+    reason = msgspec.json.encode({"reason": item.reason})
+    return b"event: taskcast.done\n%bdata: %b\n\n" % (id_line, reason)
 
 
 def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:

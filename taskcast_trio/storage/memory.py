@@ -246,7 +246,7 @@ class MemoryStore(MemoryNotes):
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
         entries: list[Entry] = []
-        index = max(after + 1, 0)
+        index = max(after + 1, log.first)
         while index < len(log.by_index) and len(entries) < limit:
             entry = log.by_index[index]
             if entry is not None:
@@ -260,7 +260,7 @@ class MemoryStore(MemoryNotes):
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
         entries: list[Entry] = []
-        for entry in log.behind(max(after_place, -1), max(after_index, -1)):
+        for entry in log.behind(max(after_place, -1), max(after_index, log.first - 1)):
             if len(entries) >= limit:
                 return Page(log.record, entries, more=True)
             if entry.index > after_index:
@@ -284,6 +284,13 @@ class MemoryStore(MemoryNotes):
         self._drop(log)
         self._announce(Commit(log.record, deleted=True))
         return True
+
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        await trio.lowlevel.checkpoint()
+        log = self._logs.get(task_id)
+        if log is None or log.record.epoch != epoch or not log.record.task.terminal:
+            return 0
+        return log.trim(indexes)
 
     async def import_task(
         self,
@@ -344,6 +351,10 @@ class MemoryStore(MemoryNotes):
     async def next_due(self, kind: str) -> int | None:
         await trio.lowlevel.checkpoint()
         return self._timers.next_due(kind)
+
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        await trio.lowlevel.checkpoint()
+        return self._timers.list_due(kind, now_ms=now_ms, limit=limit)
 
     async def set_timer(
         self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None

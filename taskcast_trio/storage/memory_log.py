@@ -6,12 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry, commit
 from taskcast_trio.core.errors import TaskFull
 from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event
-from taskcast_trio.core.series import SeriesValues, fold
+from taskcast_trio.core.series import SeriesValues, fold, keeps_value
 
 from .protocols import Commit, Idempotency, LogLimits, TaskRecord
 
@@ -19,19 +20,22 @@ from .protocols import Commit, Idempotency, LogLimits, TaskRecord
 class Log:
     """One task and one life of its log.
 
-    ``by_index`` has a hole where a ``latest`` event was replaced; ``moved`` maps the place of a
-    replaced event to the index of the event that stands there now.
+    ``by_index`` has a hole where a ``latest`` event was replaced or an event was trimmed; ``moved``
+    maps the place of a replaced event to the index of the event that stands there now. No event is
+    before the index ``first``.
     """
 
     __slots__ = (
         "answers",
         "by_index",
         "data_bytes",
+        "first",
         "foreign",
         "holes",
         "moved",
         "notes",
         "number",
+        "of_series",
         "record",
         "timestamp",
         "values",
@@ -42,10 +46,13 @@ class Log:
         self.number = number
         self.by_index: list[Entry | None] = []
         self.holes = 0
+        self.first = 0
         self.data_bytes = 0
         """Of the data of the events that are stored."""
         self.moved: dict[int, int] = {}
         self.values: SeriesValues = {}
+        self.of_series: dict[str, int] = {}
+        """How many of the events that are stored the value of each series is of."""
         self.foreign: dict[str, int] = {}
         self.timestamp = record.task.created_at
         self.answers: OrderedDict[str, tuple[int, Idempotency, Commit]] = OrderedDict()
@@ -77,17 +84,46 @@ class Log:
         old = self.by_index[value.index] if value else None
         if old is None:
             return index
-        self.by_index[old.index] = None
-        self.holes += 1
-        self.data_bytes -= _size(old.event)
+        self._remove(old)
         return old.place
+
+    def _remove(self, entry: Entry) -> None:
+        self.by_index[entry.index] = None
+        self.holes += 1
+        self.data_bytes -= _size(entry.event)
+        if keeps_value(entry.event):
+            self.of_series[entry.event.series_id or ""] -= 1
+
+    def trim(self, indexes: Sequence[int]) -> int:
+        """Remove events, and the values of series of which none is left; how many there were."""
+        count, highest = 0, -1
+        for index in indexes:
+            entry = self.by_index[index] if 0 <= index < len(self.by_index) else None
+            if entry is None:
+                continue
+            self._remove(entry)
+            self.foreign.pop(entry.id, None)
+            series = entry.event.series_id or ""
+            if self.of_series.get(series) == 0:
+                del self.of_series[series], self.values[series]
+            count, highest = count + 1, max(highest, index)
+        while self.first < len(self.by_index) and self.by_index[self.first] is None:
+            self.first += 1
+        record = self.record
+        if count:
+            self.record = replace(
+                record, trimmed=max(record.trimmed, highest), trims=record.trims + count
+            )
+        return count
 
     def keep(self, entry: Entry) -> None:
         if entry.place != entry.index:
             self.moved[entry.place] = entry.index
         self.by_index.append(entry)
         self.data_bytes += _size(entry.event)
-        fold(self.values, entry)
+        if fold(self.values, entry) is not None:
+            series = entry.event.series_id or ""
+            self.of_series[series] = self.of_series.get(series, 0) + 1
 
     def restore(self, entries: Sequence[Entry]) -> None:
         """Take in the log as another store has it."""

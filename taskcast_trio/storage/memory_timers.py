@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 
 from .protocols import Timer, Timers
 
@@ -64,6 +64,10 @@ class MemoryTimers:
     def next_due(self, kind: str) -> int | None:
         first = self._kinds[kind].next()
         return None if first is None else first[0]
+
+    def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        due = ((due_ms, id_) for id_, due_ms in self._kinds[kind].due.items() if due_ms <= now_ms)
+        return [Timer(task_id, kind, due_ms) for due_ms, task_id in nsmallest(limit, due)]
 
     def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
         timers = self._kinds[kind]

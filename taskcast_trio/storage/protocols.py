@@ -57,7 +57,8 @@ class TaskRecord(Struct, frozen=True):
     itself.
 
     A log that went on from its archive has a new epoch from there on; ``former`` are those before,
-    the oldest first.
+    the oldest first. ``trimmed`` is the highest index that was ever trimmed, ``trims`` how many
+    events were: it grows with every trim that removes something.
     """
 
     task: Task
@@ -66,6 +67,8 @@ class TaskRecord(Struct, frozen=True):
     next_index: int
     imported: bool = False
     former: tuple[Former, ...] = ()
+    trimmed: int = -1
+    trims: int = 0
 
     def holds(self, epoch: str, index: int) -> bool:
         """Whether what ``index`` was in ``epoch`` is part of this log."""
@@ -210,8 +213,8 @@ class NoteStore(Protocol):
         """Remove the note; False where there was none. An expired one may still count."""
 
 
-class TimerStore(Protocol):
-    """Knows when something is to be done for a task: one time for each kind, in the order of time.
+class DueList(Protocol):
+    """Knows what is to be done when: one time for each kind and task, in the order of time.
 
     Timers belong to a task and go with it.
     """
@@ -225,6 +228,13 @@ class TimerStore(Protocol):
 
     async def next_due(self, kind: str) -> int | None:
         """When the earliest of the kind is due, or None."""
+
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        """What :meth:`take_due` would give; nothing is put off."""
+
+
+class TimerStore(DueList, Protocol):
+    """A due list whose timers are set one by one."""
 
     async def set_timer(
         self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
@@ -391,6 +401,21 @@ class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
         With ``epoch`` only where its log has that one.
         """
 
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        """Remove these events of a task that has ended; how many of them were there.
+
+        Their rows and bytes are freed and count no more against `LogLimits`. Indexes and places
+        stay given, and the record keeps how far the log was ever trimmed. Nobody is told: a cursor
+        learns it from the record when it reads.
+
+        The running value of a series stays as it was for as long as one of its events is left, so
+        that who comes late sees the whole text of an accumulate series some pieces of which are
+        gone; with the last of them it goes too, as nothing of a log may outlive its events.
+
+        0, and nothing done, where there is no such task, its log has another epoch, or it lives.
+        The same once more finds nothing.
+        """
+
     async def import_task(
         self,
         task: Task,
@@ -412,7 +437,8 @@ class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
         """Take in a task with its log as another store has it, as a whole.
 
         ``entries`` are in the order of their indexes and keep their places; where one is missing, a
-        ``latest`` event was replaced. Announced without entries, neither created nor replaced.
+        ``latest`` event was replaced, or the log was trimmed. Announced without entries, neither
+        created nor replaced.
 
         Raises:
             TaskExists: it is here already.
@@ -457,27 +483,36 @@ class Summary(Struct, frozen=True):
     updated_at_ms: int | None
 
 
-class LongTermStore(Protocol):
+class LongTermStore(DueList, Protocol):
     """Holds what has been archived; written by cursor, read when the short-term store has the task
     no more.
 
     ``next_index`` of the records that it gives is that of what is archived. Every step may be
-    repeated without harm. A step that raises StoreUnavailable may have been done.
+    repeated without harm. A step that raises StoreUnavailable may have been done. It knows one kind
+    of timer, ``cleanup``.
     """
 
     async def save(
-        self, record: TaskRecord, entries: Sequence[Entry], *, through: int | None = None
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        through: int | None = None,
+        values: Sequence[Entry] = (),
+        due_ms: int | None = None,
     ) -> bool:
         """Write the task as of its revision and these events; writing the same again changes
         nothing.
 
         ``entries`` go on where the log's archive ends, in the order of the indexes. ``through`` is
         the index up to which it reaches then, for who leaves events out at the end; without it,
-        that of the last entry. A ``latest`` event removes the one that it replaced. A task with a
-        higher revision is never overwritten by an older one. A log of another epoch is another
-        life of the task, which replaces the one that is there; but False, and nothing written,
-        where the epoch is that of a life that has ended here, or where the task was created before
-        the one that is there and is no import.
+        that of the last entry. A ``latest`` event removes the one that it replaced. An event that
+        was archived and trimmed does not come back. ``values`` are those of the series of a log
+        that was trimmed before: its events can't tell them. ``due_ms`` sets the task's timer. A
+        task with a higher revision is never overwritten by an older one. A log of another epoch is
+        another life of the task, which replaces the one that is there; but False, and nothing
+        written, where the epoch is that of a life that has ended here, or where the task was
+        created before the one that is there and is no import.
 
         Raises:
             UnwritableRows: what can't be written; nothing was.
@@ -527,6 +562,21 @@ class LongTermStore(Protocol):
 
     async def snapshot(self, task_id: str) -> Snapshot:
         """As :meth:`ShortTermStore.snapshot`."""
+
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        """As :meth:`ShortTermStore.trim`, of what is archived."""
+
+    async def set_due(self, task_id: str, due_ms: int | None, *, epoch: str) -> bool:
+        """Set or clear the timer; False, and nothing done, where there is no such log."""
+
+    async def list_ended(self, *, after: str | None, limit: int) -> list[TaskRecord]:
+        """The tasks that have ended, in the order of their ids, from behind the id ``after``."""
+
+    async def mark(self, name: str) -> str | None:
+        """What was last put under the name by :meth:`put_mark`, or None."""
+
+    async def put_mark(self, name: str, value: str) -> None:
+        """Keep a short text, in the place of the one that was there."""
 
     async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
         """End the epoch of a log where its archive ends: what follows is of ``new_epoch``.

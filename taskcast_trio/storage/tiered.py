@@ -149,9 +149,11 @@ class TieredStore:
                 timers=timers,
             )
         except TaskNotFound:
-            await self._take_in(task.id)
-            raise RevisionConflict(task.id) from None  # it has another epoch now
-        return self._done(commit)
+            pass
+        else:
+            return self._done(commit)
+        await self._take_in(task.id)
+        raise RevisionConflict(task.id)  # it has another epoch now
 
     async def import_task(
         self,
@@ -173,6 +175,12 @@ class TieredStore:
 
     async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
         record = await self.hot.get(task_id)
+        if record is None and epoch is not None:
+            record = await self.archive.load(task_id)
+            if record is None or record.epoch != epoch:
+                return False
+            # Whoever changes it meanwhile buries this epoch: then nothing is deleted.
+            return await self.archive.delete(task_id, epoch=epoch)
         here = None if record is None else record.epoch
         if epoch not in (None, here):
             return False
@@ -180,6 +188,11 @@ class TieredStore:
         was_archived = await self.archive.delete(task_id, epoch=here)
         was_here = here is not None and await self.hot.delete(task_id, epoch=here)
         return was_here or was_archived
+
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        # The archive first: what is still in the other one is found again, whenever this is cut.
+        archived = await self.archive.trim(task_id, indexes, epoch=epoch)
+        return max(archived, await self.hot.trim(task_id, indexes, epoch=epoch))
 
     async def restore(
         self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
@@ -359,6 +372,9 @@ class TieredStore:
 
     async def next_due(self, kind: str) -> int | None:
         return await self.hot.next_due(kind)
+
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        return await self.hot.list_due(kind, now_ms=now_ms, limit=limit)
 
     async def set_timer(
         self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None

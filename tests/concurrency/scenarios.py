@@ -22,6 +22,7 @@ from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
 from taskcast_trio.core.model import CreateTask, Draft, Status, Transition
 from taskcast_trio.engine import Delivery, Done, Follow, Gap, Runtime
 from taskcast_trio.engine.scheduler import Scheduler
+from taskcast_trio.engine.timetable import Timetable
 from taskcast_trio.storage.protocols import Commit, ShortTermStore
 from taskcast_trio.testing import open_test_runtime
 
@@ -154,6 +155,7 @@ async def race_a_deadline(seed: int, *, subscribers: int = 3) -> DeadlineRace:
         other = Scheduler(
             engine.store,
             engine.store,
+            timetable=Timetable(),
             clock=engine.clock,
             counted=lambda commit: None,
             shared=True,

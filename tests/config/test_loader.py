@@ -418,3 +418,25 @@ def test_what_does_not_go_with_the_storage_is_refused_in_one_line(
 )
 def test_what_is_probably_a_mistake_is_a_warning(place: Place, file: str, advice: str) -> None:
     assert place.load(file).warnings == (advice,)
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ("{target: hush, trigger: {}}", "cleanup.rules[1].target: Invalid enum value"),
+        ("{target: all}", "cleanup.rules[1]: Object missing required field `trigger`"),
+        ("{target: all, trigger: {}, macth: {}}", "contains unknown field `macth`"),
+        ("{target: all, trigger: {afterMs: 1.5}}", "cleanup.rules[1].trigger.afterMs: Expected"),
+    ],
+)
+def test_a_wrong_cleanup_rule_is_refused_with_its_place(
+    place: Place, rule: str, reason: str
+) -> None:
+    good = "{target: events, trigger: {afterMs: 1000}}"
+    with pytest.raises(ConfigError) as caught:
+        place.load(f"cleanup: {{rules: [{good}, {rule}]}}")
+    line = str(caught.value)
+    assert "taskcast.config.yaml: cleanup.rules[1]" in line
+    assert reason in line
+    assert "hush" not in line
+    assert place.load(f"cleanup: {{rules: [{good}]}}").warnings == ()

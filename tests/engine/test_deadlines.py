@@ -264,7 +264,7 @@ async def test_two_processes_on_one_store_end_a_task_once(behind, autojump_clock
         ids = [str(number) for number in range(50)]
         for id_ in ids:
             await one.engine.create(CreateTask(id=id_, ttl=10))
-        two.engine.scheduler.notify({DEADLINE: START_MS + 10_000})
+        two.scheduler.notify({DEADLINE: START_MS + 10_000})
         await trio.sleep(11)
         ended = [
             runtime.engine.metrics.transitions.labels("timeout")._value.get()
@@ -285,6 +285,10 @@ async def test_a_process_that_died_with_a_deadline_in_hand_is_stood_in_for(behin
     assert at_s == 10.9
 
 
+LOOPS = 3
+"""One for each kind of timer that is not there for an archive or a webhook only."""
+
+
 async def test_100_000_pending_deadlines_cost_nothing_while_idle(behind, autojump_clock):
     async with open_test_runtime() as runtime:
         due_ms = START_MS + 2 * LONG_S * 1000
@@ -292,7 +296,7 @@ async def test_100_000_pending_deadlines_cost_nothing_while_idle(behind, autojum
             task = Task(id=str(number), status="running", created_at=1, updated_at=1, ttl=LONG_S)
             timers = {DEADLINE: due_ms + number}
             await behind.create(task, epoch="e", now_ms=START_MS, timers=timers)
-        runtime.engine.scheduler.notify({DEADLINE: due_ms})
+        runtime.scheduler.notify({DEADLINE: due_ms})
         await trio.testing.wait_all_tasks_blocked()
         behind.calls.clear()
         looks = Looks()
@@ -300,8 +304,8 @@ async def test_100_000_pending_deadlines_cost_nothing_while_idle(behind, autojum
         await trio.sleep(LONG_S)
         trio.lowlevel.remove_instrument(looks)
         calls = dict(behind.calls)
-    # Each of the two loops looks once a minute, against a clock that was set forward.
-    most = 2 * (LONG_S / LOOK_AGAIN_S + 1)
+    # Each loop looks once a minute, against a clock that was set forward.
+    most = LOOPS * (LONG_S / LOOK_AGAIN_S + 1)
     assert set(calls) <= {"take_due", "next_due"}
     assert max(calls.values()) <= most
     assert looks.steps <= 5 * most

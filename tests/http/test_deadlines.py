@@ -56,7 +56,7 @@ async def test_a_stream_ends_with_done_at_the_deadline(start: Start) -> None:
         task = await server.task(ttl=30)
         async with opened(server, f"/tasks/{task}/events") as events:
             clock.now_ms += 30_000
-            server.runtime.engine.scheduler.notify({DEADLINE: 0})  # the clock was set
+            server.runtime.scheduler.notify({DEADLINE: 0})  # the clock was set
             name, event, _ = await events.event()
             assert (name, event["type"]) == ("taskcast.event", "taskcast:status")
             assert event["data"]["status"] == "timeout"

@@ -457,7 +457,7 @@ def test_a_shown_configuration_hides_its_secrets(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"postgres": {"url": f"postgres://user:{DSN_PASSWORD}@127.0.0.1/db"}},
+        {"postgres": {"url": f"mysql://user:{DSN_PASSWORD}@127.0.0.1/db", "maxConnections": 0}},
         {"auth": {"mode": "jwt", "jwt": {"secret": "planted-short"}}},
         {"auth": {"mode": "jwt", "jwt": {"algorithm": "RS256", "publicKey": "planted-key"}}},
         {"adminToken": {"planted-token": "planted-token"}},

@@ -415,8 +415,7 @@ async def test_an_outage_stops_no_publisher_and_nothing_is_lost(postgres_server,
         assert archiver is not None
         await run_task(runtime, "before")
         await archived(runtime)
-        await trio.to_thread.run_sync(postgres_server.stop)
-        try:
+        with postgres_server.stopped():
             task = await engine.create()
             await engine.publish(task.id, [piece("a")])
             await engine.transition(task.id, Transition(status="running"))
@@ -431,8 +430,6 @@ async def test_an_outage_stops_no_publisher_and_nothing_is_lost(postgres_server,
                 with pytest.raises(StoreUnavailable):
                     await refused
             assert (await engine.get("before")).status == "completed", "it was deleted by halves"
-        finally:
-            await trio.to_thread.run_sync(postgres_server.start)
         await archived(runtime)
         while archiver.away:
             await trio.lowlevel.checkpoint()

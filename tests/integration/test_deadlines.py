@@ -68,7 +68,7 @@ async def until(runtime: Runtime, status: str, id_: str = "t") -> None:
 def later(runtime: Runtime, clock: Clock, seconds: float) -> None:
     """Let time pass without sleeping."""
     clock.now_ms += round(seconds * 1000)
-    runtime.engine.scheduler.notify({DEADLINE: 0, WAKE: 0})
+    runtime.scheduler.notify({DEADLINE: 0, WAKE: 0})
 
 
 async def test_a_deadline_outlives_the_process_that_set_it(path, clock):

@@ -42,6 +42,7 @@ SCOPES_OF_THE_CONTRACT = {
     "task:manage": {
         "PATCH /tasks/{}/status",
         "POST /tasks/import",
+        "POST /tasks/cleanup",
         "POST /tasks/{}/storage/release",
         "DELETE /tasks/{}",
     },

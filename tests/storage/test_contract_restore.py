@@ -195,3 +195,13 @@ async def test_a_repeat_on_a_restored_log_knows_the_epochs_of_before(open_backen
         assert answer is not None
         assert answer.record == first.record
         assert seen(answer.entries) == seen(first.entries)
+
+
+async def test_a_log_that_was_trimmed_is_taken_in_as_it_is(store):
+    entries = [Entry(event(n, n), n) for n in (1, 3)]
+    record = TaskRecord(task(status="completed"), 2, "EPOCH001", 5, trimmed=2, trims=3)
+    await store.restore(record, entries)
+    found = await store.get("t")
+    assert found == record
+    assert [entry.index for entry in await read_all(store)] == [1, 3]
+    assert await store.trim("t", [3, 4], epoch="EPOCH001") == 1

@@ -159,18 +159,20 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[CALLER] = NOBODY
         try:
+            refusal: TaskcastError | None = None
             try:
                 if self._is_custom:
                     self._check_origin(scope)
                 scope[CALLER] = await self._authenticator.identify(scope)
                 scope[_RECHECK] = self._authenticator.check
-            except TaskcastError:
-                # Guessing is a request like any other, counted by its address.
-                await count(self._limiter, limit_key(scope))
-                raise
+            except TaskcastError as error:
+                refusal = error
+            # Guessing is a request like any other, counted by its address.
             await count(self._limiter, limit_key(scope))
-        except TaskcastError as refusal:
-            await refuse(scope, receive, send, refusal)
+            if refusal is not None:
+                raise refusal
+        except TaskcastError as error:
+            await refuse(scope, receive, send, error)
             return
         await self._app(scope, receive, send)
 

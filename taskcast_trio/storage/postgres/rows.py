@@ -215,7 +215,17 @@ _TASK_JSONB: Final = [
     "tags",
     "blocked_request",
 ]
-_RECORD_COLUMNS: Final = ["revision", "epoch", "next_index", "former", "imported", "raw", "raws"]
+_RECORD_COLUMNS: Final = [
+    "revision",
+    "epoch",
+    "next_index",
+    "former",
+    "imported",
+    "trimmed",
+    "trims",
+    "raw",
+    "raws",
+]
 
 TASK_COLUMNS: Final = ("id", *_TASK_COLUMNS, *_TASK_JSONB, *_RECORD_COLUMNS)
 
@@ -253,6 +263,8 @@ def task_row(record: TaskRecord, *, copies: bool) -> dict[str, Any]:
             [(stored(former.epoch), former.next_index) for former in record.former]
         ).decode(),
         "imported": record.imported,
+        "trimmed": _whole(record.trimmed),
+        "trims": _whole(record.trims),
         "raw": raw,
         "raws": raws,
     }
@@ -269,6 +281,8 @@ def record_of(row: Row) -> TaskRecord:
         next_index=row["next_index"],
         imported=row["imported"],
         former=tuple(Former(given(epoch), index) for epoch, index in _former(row["former"])),
+        trimmed=row["trimmed"],
+        trims=row["trims"],
     )
 
 

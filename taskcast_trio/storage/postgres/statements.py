@@ -12,7 +12,8 @@ _ALIVE: Final = (
 )
 
 STATE: Final = f"""
-SELECT task.epoch, task.revision, task.created_at, task.next_index, {_ALIVE} AS alive,
+SELECT task.epoch, task.revision, task.created_at, task.next_index, task.trimmed, {_ALIVE} AS alive,
+    task.status,
     EXISTS (SELECT FROM taskcast_tombstones WHERE task_id = $1 AND epoch = $2) AS buried
 FROM (SELECT 1) AS one LEFT JOIN taskcast_tasks AS task ON task.id = $1
 """
@@ -42,7 +43,11 @@ UPSERT: Final = (
     f" VALUES ({', '.join(f'${n}' for n in range(1, len(TASK_COLUMNS) + 1))})"
     " ON CONFLICT (id) DO UPDATE SET "
     + ", ".join(
-        f"{name} = excluded.{name}" for name in TASK_COLUMNS if name not in ("id", "next_index")
+        f"{name} = greatest(taskcast_tasks.{name}, excluded.{name})"
+        if name in ("trimmed", "trims")
+        else f"{name} = excluded.{name}"
+        for name in TASK_COLUMNS
+        if name not in ("id", "next_index")
     )
 )
 
@@ -69,6 +74,41 @@ SUMMARY: Final = f"""
 SELECT count(*) AS tasks, coalesce(sum(next_index), 0)::bigint AS events,
     max(updated_at) AS updated_at
 FROM taskcast_tasks AS task WHERE {_ALIVE}
+"""
+
+SET_DUE: Final = f"""
+UPDATE taskcast_tasks AS task SET cleanup_at = $3::bigint
+WHERE id = $1 AND epoch = $2 AND {_ALIVE} RETURNING 1
+"""
+
+_DUE: Final = f"""
+SELECT id, cleanup_at FROM taskcast_tasks AS task
+WHERE cleanup_at <= $1::bigint AND {_ALIVE} ORDER BY cleanup_at LIMIT $2::bigint
+"""
+
+LIST_DUE: Final = _DUE
+
+TAKE_DUE: Final = f"""
+WITH due AS ({_DUE} FOR UPDATE OF task SKIP LOCKED)
+UPDATE taskcast_tasks AS task SET cleanup_at = $3::bigint
+FROM due WHERE task.id = due.id RETURNING task.id, due.cleanup_at
+"""
+
+NEXT_DUE: Final = f"""
+SELECT cleanup_at FROM taskcast_tasks AS task
+WHERE cleanup_at IS NOT NULL AND {_ALIVE} ORDER BY cleanup_at LIMIT 1
+"""
+
+LIST_ENDED: Final = f"""
+SELECT {", ".join(TASK_COLUMNS)} FROM taskcast_tasks AS task
+WHERE id > $1 AND status = ANY ($2::text[]) AND {_ALIVE} ORDER BY id LIMIT $3
+"""
+
+MARK: Final = "SELECT value FROM taskcast_marks WHERE name = $1"
+
+PUT_MARK: Final = """
+INSERT INTO taskcast_marks (name, value) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 
 BURY: Final = (
@@ -149,11 +189,52 @@ UNION ALL
 ORDER BY place LIMIT $4
 """
 
+_KEEPS_VALUE: Final = "series_mode IN ('accumulate', 'latest') AND series_id <> ''"
+
 READ_SERIES: Final = f"""
 SELECT {_EVENT} FROM taskcast_events
-WHERE task_id = $1 AND idx > $2 AND series_mode IN ('accumulate', 'latest') AND series_id <> ''
+WHERE task_id = $1 AND idx > $2 AND {_KEEPS_VALUE}
 ORDER BY idx LIMIT $3
 """
+
+READ_VALUES: Final = f"SELECT {_EVENT} FROM taskcast_values WHERE task_id = $1"
+
+NEEDS_VALUES: Final = f"""
+SELECT EXISTS (
+    SELECT FROM taskcast_events AS event
+    WHERE task_id = $1 AND idx = ANY ($2::bigint[]) AND {_KEEPS_VALUE} AND NOT EXISTS (
+        SELECT FROM taskcast_values AS value
+        WHERE value.task_id = $1 AND value.series_id = event.series_id AND value.idx >= event.idx
+    )
+)
+"""
+"""Whether the value of a series is not written down yet that one of the events is part of."""
+
+KEEP_VALUES: Final = (
+    INSERT.partition("WHERE NOT EXISTS")[0].replace("INTO taskcast_events", "INTO taskcast_values")
+    + " ON CONFLICT (task_id, series_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in EventRow._fields if name != "series_id")
+    + " WHERE taskcast_values.idx < excluded.idx"
+)
+
+TRIM: Final = f"""
+DELETE FROM taskcast_events WHERE task_id = $1 AND idx = ANY ($2::bigint[])
+RETURNING idx, CASE WHEN {_KEEPS_VALUE} THEN series_id END AS series_id
+"""
+
+FORGET_VALUES: Final = f"""
+DELETE FROM taskcast_values AS value
+WHERE task_id = $1 AND series_id = ANY ($2::text[]) AND NOT EXISTS (
+    SELECT FROM taskcast_events AS event
+    WHERE event.task_id = $1 AND event.series_id = value.series_id
+        AND {_KEEPS_VALUE.replace("series_", "event.series_")}
+)
+"""
+
+TRIMMED: Final = (
+    "UPDATE taskcast_tasks SET trimmed = greatest(trimmed, $2::bigint), trims = trims + $3::bigint"
+    " WHERE id = $1"
+)
 
 FIND: Final = f"""
 (SELECT {_EVENT} FROM taskcast_events WHERE task_id = $1 AND idx = $3::bigint AND id = $2)

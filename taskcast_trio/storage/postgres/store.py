@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from hashlib import blake2b
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import asyncpg  # type: ignore[import-untyped]
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import RevisionConflict, TaskNotFound
 from taskcast_trio.core.ids import parse_event_id
+from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.core.series import SeriesValues, fold
 from taskcast_trio.storage.bridge import Bridge
 from taskcast_trio.storage.protocols import (
@@ -26,9 +26,11 @@ from taskcast_trio.storage.protocols import (
 
 from . import statements as sql
 from .connection import Connection, Row
+from .due_list import PostgresDueList
 from .errors import Refused, translated
-from .pool import Pool, open_pool
+from .pool import open_pool
 from .rows import MAX_INT, EventRow, entry_of, event_row, given, record_of, stored, task_row
+from .units import begin_write, fetch_value, within
 
 Outcome: TypeAlias = Literal["saved", "refused", "older life"]
 
@@ -41,7 +43,7 @@ SERIES_EVENTS: Final = 1000
 READ_ONLY: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 
 
-class PostgresStore:
+class PostgresStore(PostgresDueList):
     """Archived tasks; see :class:`LongTermStore` for every step.
 
     Each step is one transaction, but for :meth:`delete` and :meth:`snapshot` of long logs. All
@@ -49,15 +51,18 @@ class PostgresStore:
     happened then, and is repeated without harm.
     """
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-
     async def ping(self) -> None:
         """Return where the database answers."""
         await self.pool.run(_ping)
 
     async def save(
-        self, record: TaskRecord, entries: Sequence[Entry], *, through: int | None = None
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        through: int | None = None,
+        values: Sequence[Entry] = (),
+        due_ms: int | None = None,
     ) -> bool:
         """See :meth:`LongTermStore.save`."""
         if through is None:
@@ -65,7 +70,15 @@ class PostgresStore:
         rows = _rows(record.epoch, entries)
         careful = False
         while True:
-            work = partial(_save, record=record, rows=rows, through=through, careful=careful)
+            work = partial(
+                _save,
+                record=record,
+                rows=rows,
+                through=through,
+                values=_value_rows(record.epoch, values),
+                due_ms=due_ms,
+                careful=careful,
+            )
             try:
                 outcome = await self.pool.run(work)
             except Refused:
@@ -77,7 +90,7 @@ class PostgresStore:
 
     async def archived_index(self, task_id: str, epoch: str) -> int:
         """See :meth:`LongTermStore.archived_index`."""
-        found = await self.pool.run(_value(sql.ARCHIVED, stored(task_id), stored(epoch)))
+        found = await self.pool.run(fetch_value(sql.ARCHIVED, stored(task_id), stored(epoch)))
         return -1 if found is None else int(found)
 
     async def load(self, task_id: str) -> TaskRecord | None:
@@ -109,7 +122,7 @@ class PostgresStore:
 
     async def exists(self, task_id: str) -> bool:
         """See :meth:`LongTermStore.exists`."""
-        return bool(await self.pool.run(_value(sql.EXISTS, stored(task_id))))
+        return bool(await self.pool.run(fetch_value(sql.EXISTS, stored(task_id))))
 
     async def list_tasks(
         self,
@@ -122,7 +135,7 @@ class PostgresStore:
         """See :meth:`LongTermStore.list_tasks`."""
         created_at, id_ = after or (-MAX_INT, "")
         arguments = (
-            _within(created_at),
+            within(created_at),
             stored(id_),
             None if statuses is None else list(statuses),
             None if type_ is None else stored(type_),
@@ -136,13 +149,13 @@ class PostgresStore:
 
     async def read(self, task_id: str, *, after: int, limit: int) -> Page:
         """See :meth:`LongTermStore.read`."""
-        return await self._page(sql.READ, task_id, _within(after), limit=limit)
+        return await self._page(sql.READ, task_id, within(after), limit=limit)
 
     async def read_places(
         self, task_id: str, *, after_place: int, after_index: int, limit: int
     ) -> Page:
         """See :meth:`LongTermStore.read_places`."""
-        places = (_within(after_place), _within(after_index))
+        places = (within(after_place), within(after_index))
         return await self._page(sql.READ_PLACES, task_id, *places, limit=limit)
 
     async def _page(self, query: str, task_id: str, *arguments: int, limit: int) -> Page:
@@ -169,20 +182,56 @@ class PostgresStore:
     async def snapshot(self, task_id: str) -> Snapshot:
         """See :meth:`LongTermStore.snapshot`. Reads every event of a series, page by page."""
         values: SeriesValues = {}
-        after, epoch = -1, None
+        kept: dict[str, int] = {}
+        after = -1
+        life: tuple[str, int] | None = None
         while True:
             page = await self._page(sql.READ_SERIES, task_id, after, limit=SERIES_EVENTS)
-            if epoch not in (None, page.record.epoch):
-                values.clear()
-                after, epoch = -1, None
-                continue
-            epoch = page.record.epoch
+            if life != (page.record.epoch, page.record.trims):
+                if life is None and not page.record.trims:
+                    life = (page.record.epoch, 0)
+                else:
+                    life, after = await self._read_values(task_id, values, kept), -1
+                    continue
             for entry in page.entries:
-                fold(values, entry)
+                if entry.index > kept.get(entry.event.series_id or "", -1):
+                    fold(values, entry)
                 after = entry.index
             if not page.more:
                 # Of what was replaced between two pages the successor has been read.
                 return Snapshot(page.record, {name: value.entry for name, value in values.items()})
+
+    async def _read_values(
+        self, task_id: str, values: SeriesValues, kept: dict[str, int]
+    ) -> tuple[str, int]:
+        """Begin with the values that are written down; of which life of the log they are, and after
+        how many trims.
+        """
+        task, rows = await self._read(sql.READ_VALUES, task_id)
+        values.clear()
+        kept.clear()
+        for entry in (entry_of(task_id, row) for row in rows):
+            fold(values, entry)
+            kept[entry.event.series_id or ""] = entry.index
+        record = record_of(task)
+        return record.epoch, record.trims
+
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        """See :meth:`LongTermStore.trim`."""
+        wanted = [index for index in indexes if 0 <= index <= MAX_INT]
+        rows: list[EventRow] | None = None
+        while True:
+            work = partial(
+                _trim, task_id=stored(task_id), epoch=stored(epoch), indexes=wanted, values=rows
+            )
+            count = await self.pool.run(work)
+            if count is not None:
+                return count
+            try:
+                values = (await self.snapshot(task_id)).values.values()
+            except TaskNotFound:
+                return 0
+            rows = _value_rows(epoch, values)
 
     async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
         """See :meth:`LongTermStore.renew`."""
@@ -236,20 +285,24 @@ async def open_postgres(
         yield PostgresStore(pool)
 
 
-def _within(number: int) -> int:
-    return max(-MAX_INT, min(number, MAX_INT))
-
-
 def _rows(epoch: str, entries: Sequence[Entry]) -> list[EventRow]:
-    rows, bad = [], []
-    for entry in entries:
-        try:
-            rows.append(event_row(entry, epoch))
-        except ValueError:
-            bad.append(entry.index)
-    if bad:
-        raise UnwritableRows(bad)
+    rows = _writable_rows(epoch, entries)
+    if len(rows) < len(entries):
+        good = {row.idx for row in rows}
+        raise UnwritableRows([entry.index for entry in entries if entry.index not in good])
     return rows
+
+
+def _writable_rows(epoch: str, entries: Iterable[Entry]) -> list[EventRow]:
+    rows = []
+    for entry in entries:
+        with suppress(ValueError):
+            rows.append(event_row(entry, epoch))
+    return rows
+
+
+def _value_rows(epoch: str, values: Iterable[Entry]) -> list[EventRow]:
+    return [row._replace(data=None) for row in _writable_rows(epoch, values)]
 
 
 # Units of work: asyncio functions, each on one connection. -------------------------------------
@@ -257,13 +310,6 @@ def _rows(epoch: str, entries: Sequence[Entry]) -> list[EventRow]:
 
 async def _ping(connection: Connection) -> None:
     await connection.fetchval("SELECT 1")
-
-
-def _value(query: str, *arguments: object) -> Callable[[Connection], Awaitable[Any]]:
-    async def work(connection: Connection) -> Any:
-        return await connection.fetchval(query, *arguments)
-
-    return work
 
 
 async def _load(connection: Connection, *, task_id: str) -> Row | None:
@@ -281,27 +327,18 @@ async def _read(
     return task, rows
 
 
-async def _state(connection: Connection, task_id: str, epoch: str) -> Row:
-    """Begin a write of the task, beside which no other one of it runs, and see what is there."""
-    # Two tasks with one digest wait for each other; nothing worse.
-    digest = blake2b(task_id.encode(), digest_size=8).digest()
-    lock = int.from_bytes(digest, "big", signed=True)
-    await connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({lock})")
-    state = await connection.fetchrow(sql.STATE, task_id, epoch)
-    assert state is not None, "it selects one row"
-    return state
-
-
 async def _save(
     connection: Connection,
     *,
     record: TaskRecord,
     rows: Sequence[EventRow],
     through: int,
+    values: Sequence[EventRow],
+    due_ms: int | None,
     careful: bool,
 ) -> Outcome:
     task_id, epoch = stored(record.task.id), stored(record.epoch)
-    state = await _state(connection, task_id, epoch)
+    state = await begin_write(connection, task_id, epoch)
     outcome: Outcome = "saved"
     if state["buried"]:
         outcome = "refused"
@@ -313,10 +350,22 @@ async def _save(
     else:
         if state["epoch"] is None or record.revision > state["revision"]:
             await _put_task(connection, record, careful=careful)
+        if state["epoch"] is not None:
+            rows = [row for row in rows if not _is_trimmed(row, state)]
         await _put_events(connection, task_id, epoch, rows, careful=careful)
         await connection.execute(sql.ADVANCE, task_id, through + 1)
+        if values:
+            await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
+        if due_ms is not None:
+            await connection.execute(sql.SET_DUE, task_id, epoch, within(due_ms))
     await connection.execute("COMMIT")
     return outcome
+
+
+def _is_trimmed(row: EventRow, state: Row) -> bool:
+    """Whether it may have been, after it was archived; then it is in its place already or gone."""
+    trimmed: bool = row.idx <= state["trimmed"] and row.idx < state["next_index"]
+    return trimmed
 
 
 async def _put_task(connection: Connection, record: TaskRecord, *, careful: bool) -> None:
@@ -379,7 +428,7 @@ async def _fits(connection: Connection, query: str, *arguments: object) -> bool:
 
 
 async def _renew(connection: Connection, *, task_id: str, epoch: str, new_epoch: str) -> Row | None:
-    state = await _state(connection, task_id, epoch)
+    state = await begin_write(connection, task_id, epoch)
     if state["alive"] and state["epoch"] == epoch:
         await connection.execute(sql.RENEW, task_id, new_epoch)
         await connection.execute(sql.BURY, task_id, [epoch])
@@ -388,9 +437,40 @@ async def _renew(connection: Connection, *, task_id: str, epoch: str, new_epoch:
     return row
 
 
+async def _trim(
+    connection: Connection,
+    *,
+    task_id: str,
+    epoch: str,
+    indexes: Sequence[int],
+    values: Sequence[EventRow] | None,
+) -> int | None:
+    """How many events were removed; None, and nothing done, where series would lose their values by
+    it: ask again with these.
+    """
+    state = await begin_write(connection, task_id, epoch)
+    count: int | None = 0
+    if state["alive"] and state["epoch"] == epoch and state["status"] in TERMINAL:
+        if values:
+            await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
+        if values is None and await connection.fetchval(sql.NEEDS_VALUES, task_id, indexes):
+            count = None
+        else:
+            gone = await connection.fetch(sql.TRIM, task_id, indexes)
+            count = len(gone)
+            series = {row["series_id"] for row in gone} - {None}
+            if series:
+                await connection.execute(sql.FORGET_VALUES, task_id, list(series))
+            if gone:
+                highest = max(row["idx"] for row in gone)
+                await connection.execute(sql.TRIMMED, task_id, highest, count)
+    await connection.execute("COMMIT")
+    return count
+
+
 async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> tuple[bool, bool]:
     """Whether there was a task, and whether rows of an ended one are left."""
-    state = await _state(connection, task_id, epoch or "")
+    state = await begin_write(connection, task_id, epoch or "")
     archived = state["epoch"]
     was_there = archived is not None and state["alive"]
     again = epoch is not None and state["buried"]
@@ -403,7 +483,7 @@ async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> t
 
 async def _purge(connection: Connection, *, task_id: str) -> bool:
     """Remove some events of a buried life, at last its row; whether there is more to do."""
-    state = await _state(connection, task_id, "")
+    state = await begin_write(connection, task_id, "")
     more = False
     if state["epoch"] is not None and not state["alive"]:
         removed = await connection.execute(sql.PURGE, task_id, PURGE_EVENTS)

@@ -31,8 +31,8 @@ _ADD_ANSWER: Final = (
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
 _SET_COUNTS: Final = (
-    "UPDATE logs SET next_index = ?, timestamp = ?, events = ?, bytes = ?, keys_until = ?"
-    " WHERE log = ?"
+    "UPDATE logs SET next_index = ?, timestamp = ?, events = ?, bytes = ?, keys_until = ?,"
+    " trimmed = ?, trims = ? WHERE log = ?"
 )
 _DROP_EXPIRED_ANSWERS: Final = (
     "DELETE FROM answers WHERE rowid IN"
@@ -58,8 +58,8 @@ class Batch:
         """What was looked at or changed, by task id; None where there is no such task."""
         self.commits: list[Commit] = []
         """What is to be announced, in this order."""
-        self.released: list[Commit] = []
-        """Ends of tasks that nobody is told of."""
+        self.unsaid: list[Commit] = []
+        """What ends what is remembered of a log, and is announced to nobody."""
         self.dropped = False
         """Whether a log was left to be swept up."""
         self._tasks = tasks
@@ -154,10 +154,14 @@ class Batch:
             head = replace(head, keys_until=max(head.keys_until, expires_ms))
             self._answers[head.log, idempotency.key] = (expires_ms, idempotency, commit)
             self._now_ms = max(self._now_ms, now_ms)
-        self.heads[commit.record.task.id] = head
-        self._counts[head.log] = head
+        self.keep(head)
         self.commits.append(commit)
         return commit
+
+    def keep(self, head: Head) -> None:
+        """Make ``head`` what the log has come to."""
+        self.heads[head.record.task.id] = head
+        self._counts[head.log] = head
 
     def drop(self, head: Head) -> None:
         """Remove what hangs on the task, and leave the log to be swept up."""
@@ -171,13 +175,19 @@ class Batch:
         """Write what has been gathered."""
         self.flush_timers()
         execute, executemany = self.connection.execute, self.connection.executemany
-        if self._rows:
-            executemany(_ADD_EVENT, ((log, *row) for (log, _), row in self._rows.items()))
+        self.flush_events()
         if self._counts:
             executemany(_SET_COUNTS, map(_counts, self._counts.values()))
         if self._answers:
             execute(_DROP_EXPIRED_ANSWERS, (self._now_ms, 2 * len(self._answers) + 16))
             executemany(_ADD_ANSWER, (_answer(at, *known) for at, known in self._answers.items()))
+
+    def flush_events(self) -> None:
+        """Write the events, for who looks at those of a log."""
+        if self._rows:
+            rows = ((log, *row) for (log, _), row in self._rows.items())
+            self.connection.executemany(_ADD_EVENT, rows)
+            self._rows.clear()
 
     def flush_timers(self) -> None:
         """Write the timers, for who looks at those of all tasks."""
@@ -195,8 +205,11 @@ class Batch:
 
 
 def _counts(head: Head) -> Row:
-    next_index = head.record.next_index
-    return (next_index, head.timestamp, head.events, head.bytes, head.keys_until, head.log)
+    record = head.record
+    return (
+        record.next_index, head.timestamp, head.events, head.bytes, head.keys_until,
+        record.trimmed, record.trims, head.log,
+    )  # fmt: skip
 
 
 def _answer(at: tuple[int, str], expires_ms: int, idempotency: Idempotency, commit: Commit) -> Row:

@@ -16,7 +16,7 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Task
 from taskcast_trio.core.series import SeriesValues, fold
 
-from ..protocols import Commit, Idempotency, Page, TaskRecord
+from ..protocols import Commit, Idempotency, Page, TaskRecord, Timer
 from .recent import Recent
 from .rows import (
     EVENT_COLUMNS,
@@ -76,11 +76,11 @@ class Head(Struct, frozen=True):
 
 _HEAD: Final = (
     "SELECT number, log, timestamp, events, bytes, keys_until, body,"
-    " revision, epoch, next_index, imported, former"
+    " revision, epoch, next_index, imported, former, trimmed, trims"
     " FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision) WHERE id = ?"
 )
 _RECORD: Final = (
-    "SELECT log, revision, epoch, next_index, imported, former"
+    "SELECT log, revision, epoch, next_index, imported, former, trimmed, trims"
     " FROM tasks JOIN logs USING (log) WHERE id = ?"
 )
 
@@ -103,9 +103,18 @@ def head(connection: sqlite3.Connection, task_id: str) -> Head | None:
 
 
 def _record(
-    task: Task, revision: int, epoch: str, next_index: int, imported: int, former: bytes | None
+    task: Task,
+    revision: int,
+    epoch: str,
+    next_index: int,
+    imported: int,
+    former: bytes | None,
+    trimmed: int,
+    trims: int,
 ) -> TaskRecord:
-    return TaskRecord(task, revision, epoch, next_index, bool(imported), unpack_former(former))
+    return TaskRecord(
+        task, revision, epoch, next_index, bool(imported), unpack_former(former), trimmed, trims
+    )
 
 
 def packed_task(connection: sqlite3.Connection, log: int, revision: int) -> bytes | None:
@@ -164,7 +173,7 @@ def list_tasks(
         conditions.append("type = ?")
         values.append(type_)
     rows = connection.execute(
-        "SELECT body, revision, epoch, next_index, imported, former"
+        "SELECT body, revision, epoch, next_index, imported, former, trimmed, trims"
         " FROM tasks JOIN logs USING (log) JOIN versions USING (log, revision)"
         f" WHERE {' AND '.join(conditions)} ORDER BY number LIMIT ?",
         [*values, _MAX_INTEGER if limit is None else limit],
@@ -263,16 +272,31 @@ def series_values(
     log, found = _log(connection, tasks, task_id)
     values: SeriesValues = {}
     size = 0
+    kept: dict[str, int] = {}
+    if found.trims:
+        for row in kept_values(connection, log):
+            entry = entry_of(row, found)
+            fold(values, entry)
+            kept[entry.event.series_id or ""] = entry.index
+            size += len(row[-1] or b"")
     rows = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_series"
         f" WHERE log = ? AND {KEEPS_VALUE} ORDER BY series_id, idx",
         (log,),
     )
     for row in rows:
+        if kept and row[1] <= kept.get(row[5], -1):
+            continue
         entry = entry_of(row, found)
         fold(values, entry)
         size += len(row[-1] or b"")
     return found, values, size
+
+
+def kept_values(connection: sqlite3.Connection, log: int) -> list[Row]:
+    return connection.execute(
+        f"SELECT {EVENT_COLUMNS} FROM kept_values WHERE log = ?", (log,)
+    ).fetchall()
 
 
 def newest_of_series(
@@ -355,6 +379,15 @@ def due(
         " WHERE kind = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
         (kind, now_ms, limit),
     ).fetchall()
+
+
+def list_due(connection: sqlite3.Connection, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+    rows = connection.execute(
+        "SELECT id, due_ms FROM timers INDEXED BY timers_due JOIN tasks USING (number)"
+        " WHERE kind = ? AND due_ms <= ? ORDER BY due_ms LIMIT ?",
+        (kind, now_ms, limit),
+    )
+    return [Timer(task_id, kind, due_ms) for task_id, due_ms in rows]
 
 
 def next_due(connection: sqlite3.Connection, kind: str) -> int | None:

@@ -5,7 +5,9 @@ one life of its log: rows of events hang on the log's number, which is never giv
 left of a log that was dropped can be swept up later without anyone meeting it. ``versions`` holds
 the task's own JSON values by revision: the current one, and older ones for as long as an
 idempotency key may have to repeat an answer that showed them. ``timers`` and ``task_notes`` hang on
-the task's number: they are few, and go in the step that drops the task or its log.
+the task's number: they are few, and go in the step that drops the task or its log. ``kept_values``
+has the values of series of a log that was trimmed, as they were when it first was: rows of events
+can't tell them any more.
 
 Events are keyed by their place, so a ``latest`` event replaces a row, and stored order is the order
 of the table. Nearly all places equal the index; the few that moved have an index of their own.
@@ -92,6 +94,23 @@ CREATE INDEX notes_expiry ON notes (expires_ms) WHERE expires_ms IS NOT NULL;
 
 _SECOND: Final = """
 ALTER TABLE tasks ADD COLUMN former BLOB;
+ALTER TABLE logs ADD COLUMN trimmed INTEGER NOT NULL DEFAULT -1;
+ALTER TABLE logs ADD COLUMN trims INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE kept_values (
+    log INTEGER NOT NULL,
+    series_id TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    timestamp INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    level TEXT NOT NULL,
+    series_mode TEXT,
+    acc_field TEXT,
+    collapsed INTEGER,
+    id TEXT,
+    data BLOB,
+    PRIMARY KEY (log, series_id)
+) WITHOUT ROWID;
 CREATE TABLE timers (
     number INTEGER NOT NULL,
     kind TEXT NOT NULL,
@@ -122,6 +141,7 @@ _EDGES: Final = (
     "SELECT max(key) FROM notes",
     "SELECT max(number), max(kind) FROM timers",
     "SELECT max(number) FROM task_notes",
+    "SELECT max(log) FROM kept_values",
 )
 """Reads one edge of every table: cheap, and a file that was cut short does not get past it."""
 

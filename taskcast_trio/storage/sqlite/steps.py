@@ -109,7 +109,7 @@ def release(batch: Batch, task_id: str, epoch: str, revision: int, now_ms: int) 
         return False
     if head.keys_until > now_ms:
         return False
-    batch.released.append(_remove(batch, head))
+    batch.unsaid.append(_remove(batch, head))
     return True
 
 
@@ -191,9 +191,9 @@ def _new_log(
     size = sum(_size(entry.event) for entry in entries)
     body = pack_task(task)
     log = execute(
-        "INSERT INTO logs (next_index, timestamp, events, bytes, keys_until)"
-        " VALUES (?, ?, ?, ?, 0)",
-        (record.next_index, timestamp, len(entries), size),
+        "INSERT INTO logs (next_index, timestamp, events, bytes, keys_until, trimmed, trims)"
+        " VALUES (?, ?, ?, ?, 0, ?, ?)",
+        (record.next_index, timestamp, len(entries), size, record.trimmed, record.trims),
     ).lastrowid
     revision = record.revision
     execute("INSERT INTO versions (log, revision, body) VALUES (?, ?, ?)", (log, revision, body))

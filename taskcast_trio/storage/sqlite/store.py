@@ -9,6 +9,7 @@ from functools import partial
 import trio
 
 from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.model import Draft, Event, Task
 
 from ..protocols import (
@@ -22,7 +23,7 @@ from ..protocols import (
     Timer,
     Timers,
 )
-from . import queries, steps, timer_steps
+from . import queries, steps, timer_steps, trim_steps
 from .batch import Batch
 from .queries import Tasks
 from .readers import Readers
@@ -52,7 +53,7 @@ class SqliteStore:
         )
 
     def _committed(self, batch: Batch) -> None:
-        for commit in batch.released:
+        for commit in batch.unsaid:
             self._values.take(commit)
         for commit in batch.commits:
             self._values.take(commit)
@@ -175,6 +176,22 @@ class SqliteStore:
     async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
         return await self.writer.do(lambda batch: steps.delete(batch, task_id, epoch))
 
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        values: list[Entry] | None = None
+        while True:
+            trim = partial(
+                trim_steps.trim, task_id=task_id, indexes=indexes, epoch=epoch, values=values
+            )
+            count = await self.writer.do(trim)
+            if count is not None:
+                return count
+            # It has ended, so these are final. They are joined here: the writer is another thread.
+            try:
+                running = (await self.snapshot(task_id)).values
+            except TaskNotFound:
+                return 0
+            values = [Entry(entry.event, entry.place) for entry in running.values()]
+
     async def import_task(
         self,
         task: Task,
@@ -222,6 +239,11 @@ class SqliteStore:
 
     async def next_due(self, kind: str) -> int | None:
         return await self._readers.look(partial(queries.next_due, kind=kind))
+
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        return await self._readers.look(
+            partial(queries.list_due, kind=kind, now_ms=now_ms, limit=limit)
+        )
 
     async def set_timer(
         self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None

@@ -39,7 +39,7 @@ def _sweep_log(connection: sqlite3.Connection, log: int) -> None:
     some_answers = "SELECT rowid FROM answers WHERE log = ? LIMIT ?"
     if execute(f"DELETE FROM answers WHERE rowid IN ({some_answers})", (log, _MAX_ROWS)).rowcount:
         return
-    for table in ("versions", "logs", "dropped"):
+    for table in ("kept_values", "versions", "logs", "dropped"):
         execute(f"DELETE FROM {table} WHERE log = ?", (log,))
 
 

@@ -115,6 +115,15 @@ class LocalServer:
             self._process = None
 
     @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It is away meanwhile."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop (SIGSTOP) the server and every process of it; it still accepts, and says nothing."""
         assert self._process is not None

@@ -1,0 +1,53 @@
+"""What is due for a task, of every kind, and who is told when that is set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from taskcast_trio.core.deadline import timers_at_change, timers_at_start
+from taskcast_trio.core.model import Task
+from taskcast_trio.storage.protocols import Timers
+
+from .cleanup_plan import CLEANUP, CleanupPlan
+
+
+class Timetable:
+    """The timers that go with a step; the loops that wait for them are told of each."""
+
+    def __init__(self, plan: CleanupPlan | None = None) -> None:
+        self.plan = plan or CleanupPlan()
+        self._loops: dict[str, Callable[[int], None]] = {}
+
+    def tell(self, kind: str, notify: Callable[[int], None]) -> None:
+        """Call ``notify`` with each time that a timer of this kind is set to; it must not wait."""
+        self._loops[kind] = notify
+
+    def at_start(self, task: Task, now_ms: int) -> dict[str, int]:
+        """What is due for a task that is created, imported, or taken in from the archive."""
+        return timers_at_start(task, now_ms) | self._cleanup(task)
+
+    def at_change(
+        self, before: Task, after: Task, now_ms: int, *, new_ttl: bool
+    ) -> dict[str, int | None]:
+        """What a transition sets and clears; ``new_ttl``: it came with one."""
+        return timers_at_change(before, after, now_ms, new_ttl=new_ttl) | self._cleanup(after)
+
+    def _cleanup(self, task: Task) -> dict[str, int]:
+        due_ms = self.plan.due_of(task)
+        return {} if due_ms is None else {CLEANUP: due_ms}
+
+    def set(self, timers: Timers) -> None:
+        """These were set, or may have been."""
+        for kind, due_ms in timers.items():
+            notify = self._loops.get(kind)
+            if notify is not None and due_ms is not None:
+                notify(due_ms)
+
+    @contextmanager
+    def setting(self, timers: Timers) -> Iterator[Timers]:
+        """Around a step that sets them: the loops are told however it ends."""
+        try:
+            yield timers
+        finally:
+            self.set(timers)
