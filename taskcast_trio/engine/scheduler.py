@@ -173,6 +173,7 @@ class Scheduler:
                 break
         if outage.tries == 0:
             task_status.started()
+        outage.over()
 
     async def _give_timers(self) -> None:
         before_ms = self._clock()
