@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import UNSET, Raw
 
+from . import validate
 from .entry import Entry
 from .errors import BadRequest
-from .machine import expect_object, whole
+from .machine import MAX_WHOLE, expect_object, whole, whole_between
 from .model import ArchivedEvent, ArchivedTask, Event, ImportArchive, Task
 from .series import series_of
 
@@ -90,4 +91,7 @@ def _restore_task(archived: ArchivedTask) -> Task:
             fields[name] = int(fields[name])
     for name in ("ttl", "cost"):
         fields[name] = whole(fields[name], f"{where}.{name}")
+    fields |= validate.work(archived, f"{where}.")
+    for name in ("attempts", "fence"):
+        fields[name] = whole_between(fields[name], 0, MAX_WHOLE, f"{where}.{name}")
     return Task(**fields)

@@ -18,6 +18,8 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         TaskExists                409 task_exists
         InvalidTransition         409 invalid_transition
         RevisionConflict          409 revision_conflict    lost a race; reading again may help
+        StaleFence                409 stale_fence          the assignment is over
+        TaskCancelled             409 task_cancelled       ended or paused by someone else
       RequestTimeout              408 request_timeout      the body did not come in time
       PayloadTooLarge             413 payload_too_large
         TaskFull                  413 task_full            the task's log has no room for it
@@ -145,6 +147,24 @@ class RevisionConflict(Conflict):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} changed meanwhile")
+
+
+class StaleFence(Conflict):
+    """A request came with the fence of an assignment that is over."""
+
+    code = "stale_fence"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} is not assigned as this Taskcast-Fence says any more")
+
+
+class TaskCancelled(Conflict):
+    """As `StaleFence`, where the task was ended or paused by someone else: its work is to stop."""
+
+    code = "task_cancelled"
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} was taken from its worker: it is {status}")
 
 
 class RequestTimeout(TaskcastError):

@@ -33,12 +33,14 @@ MOVES: Final[dict[str, frozenset[str]]] = {
 """What a caller may ask for."""
 
 ENGINE_MOVES: Final[dict[str, frozenset[str]]] = {
-    source: targets | {"pending"}
+    source: targets | {"pending", "failed"}
     if source in ("assigned", "running", "paused", "blocked")
     else targets
     for source, targets in MOVES.items()
 }
-"""What the engine may do by itself: also take a task back to pending (a lost lease, a retry)."""
+"""What the engine may do by itself: also take a task back to pending, or fail it, in every status
+in which a worker may have it (a lost lease, a retry).
+"""
 
 MAX_WHOLE: Final = 2**53 - 1
 """Above it a double, which numbers on the wire are, skips whole numbers."""
@@ -61,7 +63,7 @@ class _ResolvedData(Wire, frozen=True, kw_only=True):
     resolution: Raw | UnsetType = UNSET
 
 
-def _builtin(type_: str, data: Wire) -> Draft:
+def builtin(type_: str, data: Wire) -> Draft:
     return Draft(type=type_, level="info", data=Raw(msgspec.json.encode(data)))
 
 
@@ -75,6 +77,19 @@ def whole(value: float | UnsetType, name: str) -> int | UnsetType:
         return UNSET
     if not 0 < value <= MAX_WHOLE or value != value // 1:
         raise BadRequest(f"Expected a whole number from 1 to {MAX_WHOLE} - at `$.{name}`")
+    return int(value)
+
+
+def whole_between(value: float | UnsetType, least: int, most: int, name: str) -> int | UnsetType:
+    """A whole number from ``least`` to ``most``.
+
+    Raises:
+        BadRequest: it is none.
+    """
+    if value is UNSET:
+        return UNSET
+    if not least <= value <= most or value != value // 1:
+        raise BadRequest(f"Expected a whole number from {least} to {most} - at `$.{name}`")
     return int(value)
 
 
@@ -128,15 +143,13 @@ def transition(
             fields["resume_at"] = now_ms + wait_ms
     new = msgspec.structs.replace(task, **fields)
 
-    drafts = [
-        _builtin(STATUS_EVENT, _StatusData(status=target, result=new.result, error=new.error))
-    ]
+    drafts = [builtin(STATUS_EVENT, _StatusData(status=target, result=new.result, error=new.error))]
     if target == "blocked" and new.blocked_request is not UNSET:
         drafts.append(
-            _builtin(BLOCKED_EVENT, _BlockedData(reason=new.reason, request=new.blocked_request))
+            builtin(BLOCKED_EVENT, _BlockedData(reason=new.reason, request=new.blocked_request))
         )
     if source == "blocked" and target == "running" and task.blocked_request is not UNSET:
-        drafts.append(_builtin(RESOLVED_EVENT, _ResolvedData(resolution=change.result)))
+        drafts.append(builtin(RESOLVED_EVENT, _ResolvedData(resolution=change.result)))
     return new, drafts
 
 

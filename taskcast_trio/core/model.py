@@ -31,6 +31,7 @@ TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "timeout", "
 STATUS_EVENT: Final = "taskcast:status"
 BLOCKED_EVENT: Final = "taskcast:blocked"
 RESOLVED_EVENT: Final = "taskcast:resolved"
+AUDIT_EVENT: Final = "taskcast:audit"
 
 
 class Wire(Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -55,8 +56,21 @@ class Cleanup(Wire, frozen=True, kw_only=True):
     rules: list[Raw]
 
 
+class Retry(Wire, frozen=True, kw_only=True):
+    """How long a task that failed waits for its next attempt; see `core.backoff`."""
+
+    backoff: Literal["fixed", "linear", "exponential"] | UnsetType = UNSET
+    initial_delay_ms: float | UnsetType = UNSET
+    max_delay_ms: float | UnsetType = UNSET
+
+
 class Task(Wire, frozen=True, kw_only=True):
-    """A task as it is stored and answered."""
+    """A task as it is stored and answered.
+
+    ``fence`` grows with every assignment to a worker, and when one ends otherwise than by its
+    worker: who gives it back is known to hold the task still. ``attempts`` counts those that
+    failed; ``run_at`` is when a worker gets the task at the earliest.
+    """
 
     id: str
     status: Status
@@ -80,6 +94,12 @@ class Task(Wire, frozen=True, kw_only=True):
     resume_at: int | UnsetType = UNSET
     blocked_request: BlockedRequest | UnsetType = UNSET
     assigned_worker: str | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    run_at: int | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    attempts: int | UnsetType = UNSET
+    fence: int | UnsetType = UNSET
 
     @property
     def terminal(self) -> bool:
@@ -145,7 +165,9 @@ class Draft(Wire, frozen=True, kw_only=True):
 
 
 class CreateTask(Wire, frozen=True, kw_only=True):
-    """The body of ``POST /tasks``. ``ttl`` is in seconds."""
+    """The body of ``POST /tasks``. ``ttl`` is in seconds, ``runAt`` in Unix ms; ``priority`` is
+    from -1000 to 1000, higher first; ``maxAttempts`` is how often a task may fail.
+    """
 
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
@@ -159,6 +181,10 @@ class CreateTask(Wire, frozen=True, kw_only=True):
     assign_mode: AssignMode | UnsetType = UNSET
     cost: float | UnsetType = UNSET
     disconnect_policy: DisconnectPolicy | UnsetType = UNSET
+    priority: float | UnsetType = UNSET
+    run_at: float | UnsetType = UNSET
+    max_attempts: float | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
 
 
 class Transition(Wire, frozen=True, kw_only=True):
@@ -211,6 +237,12 @@ class ArchivedTask(Wire, frozen=True, kw_only=True):
     resume_at: float | UnsetType = UNSET
     blocked_request: BlockedRequest | UnsetType = UNSET
     assigned_worker: str | UnsetType = UNSET
+    priority: float | UnsetType = UNSET
+    run_at: float | UnsetType = UNSET
+    max_attempts: float | UnsetType = UNSET
+    retry: Retry | UnsetType = UNSET
+    attempts: float | UnsetType = UNSET
+    fence: float | UnsetType = UNSET
 
 
 class ArchivedEvent(Wire, frozen=True, kw_only=True):

@@ -8,11 +8,13 @@ from typing import Any
 from msgspec import UNSET
 
 from .errors import BadRequest
-from .machine import expect_object, whole
-from .model import CreateTask, Draft, StorageRelease
+from .machine import MAX_WHOLE, expect_object, whole, whole_between
+from .model import ArchivedTask, CreateTask, Draft, StorageRelease
 
 MAX_ID_CHARACTERS = 1024
 MAX_KEY_CHARACTERS = 255
+MAX_PRIORITY = 1000
+MAX_ATTEMPTS = 1000
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -53,7 +55,25 @@ def new_task(request: CreateTask) -> dict[str, Any]:
     expect_object(request.auth_config, "authConfig")
     fields["ttl"] = whole(request.ttl, "ttl")
     fields["cost"] = whole(request.cost, "cost")
+    fields |= work(request, "")
     return fields
+
+
+def work(request: CreateTask | ArchivedTask, where: str) -> dict[str, Any]:
+    """The fields that say when, and how often, a worker gets the task; BadRequest where one is
+    wrong. ``where`` is what stands before their names in an error.
+    """
+    retry = request.retry
+    if retry is not UNSET:
+        whole_between(retry.initial_delay_ms, 0, MAX_WHOLE, f"{where}retry.initialDelayMs")
+        whole_between(retry.max_delay_ms, 0, MAX_WHOLE, f"{where}retry.maxDelayMs")
+    return {
+        "priority": whole_between(
+            request.priority, -MAX_PRIORITY, MAX_PRIORITY, f"{where}priority"
+        ),
+        "run_at": whole_between(request.run_at, 0, MAX_WHOLE, f"{where}runAt"),
+        "max_attempts": whole_between(request.max_attempts, 1, MAX_ATTEMPTS, f"{where}maxAttempts"),
+    }
 
 
 def draft(event: Draft, number: int) -> None:

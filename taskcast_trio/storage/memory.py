@@ -16,6 +16,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     KeyReused,
     RevisionConflict,
+    StaleFence,
     TaskEnded,
     TaskExists,
     TaskNotFound,
@@ -192,6 +193,7 @@ class MemoryStore(MemoryNotes):
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        fence: int | None = None,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
@@ -200,6 +202,8 @@ class MemoryStore(MemoryNotes):
             if answer is not None:
                 return answer
         record = log.record
+        if fence is not None and record.task.fence != fence:
+            raise StaleFence(task_id)
         if record.task.terminal:
             raise TaskEnded(task_id, record.task.status)
         if limits is not None:

@@ -1,7 +1,10 @@
-"""The notes of the memory store: a dict, and a heap that knows which of them expires next."""
+"""The notes of the memory store: a dict, and a heap that knows which of them expires next; and its
+tables.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from heapq import heapify, heappop, heappush
 
 import trio
@@ -17,6 +20,7 @@ class MemoryNotes:
     def __init__(self) -> None:
         self._notes: dict[str, tuple[bytes, int | None]] = {}
         self._expiries: list[tuple[int, str]] = []
+        self._tables: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
 
     async def put_note(
         self, key: str, value: bytes, *, expires_ms: int | None, now_ms: int
@@ -45,6 +49,27 @@ class MemoryNotes:
     async def drop_note(self, key: str) -> bool:
         await trio.lowlevel.checkpoint()
         return self._notes.pop(key, None) is not None
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        await trio.lowlevel.checkpoint()
+        return dict(self._tables[table])
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self._tables[table].get(key)
+
+    async def swap_row(
+        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+    ) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        rows = self._tables[table]
+        if rows.get(key) != known:
+            return rows.get(key)
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+        return value
 
     def _remove_expired(self, now_ms: int) -> None:
         while self._expiries and self._expiries[0][0] <= now_ms:

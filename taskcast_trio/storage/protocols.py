@@ -213,6 +213,23 @@ class NoteStore(Protocol):
         """Remove the note; False where there was none. An expired one may still count."""
 
 
+class TableStore(Protocol):
+    """Small tables that every process of the store sees: values by their keys."""
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        """All that is in the table."""
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        """The value, or None."""
+
+    async def swap_row(
+        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+    ) -> bytes | None:
+        """Store the value (None removes it) where it is ``known`` still (None: where there is
+        none), and return what is there then: ``value`` where it was done.
+        """
+
+
 class DueList(Protocol):
     """Knows what is to be done when: one time for each kind and task, in the order of time.
 
@@ -270,7 +287,7 @@ class TaskNoteStore(Protocol):
         """All of them; none where there is no such task."""
 
 
-class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
+class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol):
     """Holds the tasks that live, their logs, and notes.
 
     Where a step takes ``timers``, they are set in the same step; a repeat by an idempotency key
@@ -319,14 +336,17 @@ class ShortTermStore(NoteStore, TimerStore, TaskNoteStore, Protocol):
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        fence: int | None = None,
     ) -> Commit:
         """Give the drafts the next indexes, apply the series modes, store and announce them.
 
         A key is looked at before the limits: a repeat is answered also where the log is full.
-        Afterwards each of the timers ``wake`` is due no later than it says.
+        Afterwards each of the timers ``wake`` is due no later than it says. With a ``fence`` they
+        are stored only where that is the task's.
 
         Raises:
             TaskNotFound: there is no such task.
+            StaleFence: it has another fence.
             TaskEnded: it is terminal.
             TaskFull: with the drafts the log would be over ``limits``; none of them is stored.
             KeyReused: the key came with another request before.

@@ -109,6 +109,7 @@ class TieredStore:
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        fence: int | None = None,
     ) -> Commit:
         wake = {**wake, ARCHIVE: now_ms} if wake else {ARCHIVE: now_ms}
         while True:
@@ -120,6 +121,7 @@ class TieredStore:
                     idempotency=idempotency,
                     limits=limits,
                     wake=wake,
+                    fence=fence,
                 )
             except TaskNotFound:
                 await self._take_in(task_id)
@@ -397,6 +399,17 @@ class TieredStore:
 
     async def task_notes(self, task_id: str) -> dict[str, bytes]:
         return await self.hot.task_notes(task_id)
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        return await self.hot.rows(table)
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        return await self.hot.row(table, key)
+
+    async def swap_row(
+        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+    ) -> bytes | None:
+        return await self.hot.swap_row(table, key, value, known=known)
 
     async def put_note(
         self, key: str, value: bytes, *, expires_ms: int | None, now_ms: int

@@ -58,6 +58,9 @@ class Keys:
     def note(self, name: str) -> str:
         return f"{self.stems[bucket_of(name)]}note:{name}"
 
+    def table(self, name: str) -> str:
+        return f"{self.stems[0]}table:{name}"
+
     def peer(self, name: str) -> str:
         return f"{self.stems[bucket_of(name)]}peer:{name}"
 

@@ -1,4 +1,6 @@
-"""Notes: each a key of its own, which Redis removes some time after its expiry."""
+"""Notes: each a key of its own, which Redis removes some time after its expiry; and tables, each a
+hash.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,28 @@ class Notes(Steps):
 
     async def drop_note(self, key: str) -> bool:
         return await self._take(key) is not None
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        flat: list[bytes] = await self._commands.do(
+            self._commands.plain(0, "HGETALL", self._keys.table(table))
+        )
+        return {key.decode(): value for key, value in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        value: bytes | None = await self._commands.do(
+            self._commands.plain(0, "HGET", self._keys.table(table), key)
+        )
+        return value
+
+    async def swap_row(
+        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+    ) -> bytes | None:
+        # Asked for once more after a lost reply, it finds its own value there: that is an answer.
+        given = (b"" if each is None else b"=" + each for each in (known, value))
+        there: bytes | None = await self._commands.do(
+            self._commands.on_keys(script("swap_row"), 0, (self._keys.table(table),), key, *given)
+        )
+        return there
 
     async def _take(self, key: str) -> bytes | None:
         bucket, commands = bucket_of(key), self._commands

@@ -97,5 +97,9 @@ def type_value(task: Task) -> str:
     return "" if task.type is UNSET else f"={task.type}"
 
 
+def fence_value(task: Task) -> Value:
+    return "" if task.fence is UNSET else task.fence
+
+
 def ended_value(task: Task) -> str:
     return task.status if task.terminal else ""

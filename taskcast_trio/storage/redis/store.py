@@ -9,6 +9,7 @@ from typing import Any
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     RevisionConflict,
+    StaleFence,
     TaskEnded,
     TaskExists,
     TaskFull,
@@ -42,7 +43,7 @@ from .rows import (
     value_of,
 )
 from .scripts import script
-from .steps import ended_value, key_values, timer_values, type_value
+from .steps import ended_value, fence_value, key_values, timer_values, type_value
 from .timers import TaskTimers
 
 
@@ -72,6 +73,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             type_value(task),
             pack_body(task),
             timer_values(timers),
+            fence_value(task),
         )
         if reply[0] == "exists":
             raise TaskExists(task.id)
@@ -99,6 +101,7 @@ class RedisStore(Listing, TaskTimers, Notes):
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        fence: int | None = None,
     ) -> Commit:
         held = self._known.get(task_id)
         reply = await self._step(
@@ -112,11 +115,14 @@ class RedisStore(Listing, TaskTimers, Notes):
             sum(map(size_of, drafts)),
             parts_of(drafts),
             timer_values(wake) if wake else b"",
+            "" if fence is None else fence,
             *map(row_of, drafts),
         )
         match reply[0]:
             case "gone":
                 raise TaskNotFound(task_id)
+            case "fenced":
+                raise StaleFence(task_id)
             case "ended":
                 raise TaskEnded(task_id, reply[1])
             case "full":
@@ -157,6 +163,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             ended_value(task),
             type_value(task),
             pack_body(task),
+            fence_value(task),
             *map(row_of, drafts),
         )
         match reply[0]:
@@ -268,6 +275,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             pack(places),
             parts_of(events) or pack([]),
             pack(foreign),
+            fence_value(task),
             *rows,
         )
         if reply[0] == "exists":

@@ -363,6 +363,26 @@ def note(connection: sqlite3.Connection, key: str, now_ms: int) -> bytes | None:
     return None if row is None else bytes(row[0])
 
 
+def rows(connection: sqlite3.Connection, table: str) -> dict[str, bytes]:
+    start = row_key(table, "")
+    found = connection.execute(
+        "SELECT key, value FROM notes WHERE key >= ? AND key < ?", (start, start[:-1] + ";")
+    )
+    return {key[len(start) :]: bytes(value) for key, value in found}
+
+
+def row(connection: sqlite3.Connection, table: str, key: str) -> bytes | None:
+    found = connection.execute(
+        "SELECT value FROM notes WHERE key = ?", (row_key(table, key),)
+    ).fetchone()
+    return None if found is None else bytes(found[0])
+
+
+def row_key(table: str, key: str) -> str:
+    """Rows stand among the notes; what ends the name of a table comes right before a ``;``."""
+    return f"row:{table}:{key}"
+
+
 def timers(connection: sqlite3.Connection, number: int) -> dict[str, int]:
     """When the timers of the task are due, by kind."""
     return dict(

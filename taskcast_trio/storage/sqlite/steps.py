@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from taskcast_trio.core.entry import Entry, commit
 from taskcast_trio.core.errors import (
     RevisionConflict,
+    StaleFence,
     TaskEnded,
     TaskExists,
     TaskFull,
@@ -51,6 +52,7 @@ def append(
     idempotency: Idempotency | None,
     limits: LogLimits | None,
     wake: Mapping[str, int],
+    fence: int | None,
 ) -> Commit:
     head = _head(batch, task_id)
     if idempotency:
@@ -58,6 +60,8 @@ def append(
         if answer is not None:
             return answer
     record = head.record
+    if fence is not None and record.task.fence != fence:
+        raise StaleFence(task_id)
     if record.task.terminal:
         raise TaskEnded(task_id, record.task.status)
     head, entries = _appended(batch, head, drafts, now_ms, limits)
@@ -166,6 +170,20 @@ def take_note(batch: Batch, key: str, now_ms: int) -> bytes | None:
 
 def drop_note(batch: Batch, key: str) -> bool:
     return batch.connection.execute("DELETE FROM notes WHERE key = ?", (key,)).rowcount > 0
+
+
+def swap_row(
+    batch: Batch, table: str, key: str, value: bytes | None, known: bytes | None
+) -> bytes | None:
+    now = queries.row(batch.connection, table, key)
+    if now != known:
+        return now
+    name, execute = queries.row_key(table, key), batch.connection.execute
+    if value is None:
+        execute("DELETE FROM notes WHERE key = ?", (name,))
+    else:
+        execute("INSERT OR REPLACE INTO notes (key, value) VALUES (?, ?)", (name, value))
+    return value
 
 
 def _head(batch: Batch, task_id: str) -> Head:

@@ -101,9 +101,12 @@ class SqliteStore:
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        fence: int | None = None,
     ) -> Commit:
         return await self.writer.do(
-            lambda batch: steps.append(batch, task_id, drafts, now_ms, idempotency, limits, wake)
+            lambda batch: steps.append(
+                batch, task_id, drafts, now_ms, idempotency, limits, wake, fence
+            )
         )
 
     async def transition(
@@ -231,6 +234,17 @@ class SqliteStore:
 
     async def drop_note(self, key: str) -> bool:
         return await self.writer.do(lambda batch: steps.drop_note(batch, key))
+
+    async def rows(self, table: str) -> dict[str, bytes]:
+        return await self._readers.look(partial(queries.rows, table=table))
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        return await self._readers.look(partial(queries.row, table=table, key=key))
+
+    async def swap_row(
+        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+    ) -> bytes | None:
+        return await self.writer.do(lambda batch: steps.swap_row(batch, table, key, value, known))
 
     async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
         return await self.writer.do(

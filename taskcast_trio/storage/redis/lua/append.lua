@@ -3,8 +3,9 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 now,
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 epoch:revision of the
 --   body that the caller has, 9 most events or '', 10 most bytes, 11 bytes of the rows' data,
---   12 parts of series (parts/log.lua), 13 timers to wake or '', 14... rows
--- Result: ['done', ts, moved, record], ['gone'], ['ended', status], ['full', what, stored],
+--   12 parts of series (parts/log.lua), 13 timers to wake or '', 14 the fence that the task
+--   has to have or '', 15... rows
+-- Result: ['done', ts, moved, record], ['gone'], ['fenced'], ['ended', status], ['full', what, stored],
 --   ['reused'] or ['repeated', ts, moved, rows, record]; moved is a list of offset and place in
 --   turn
 -- Use: keys reply head answers log announce
@@ -23,10 +24,13 @@ if key ~= '' then
     return answer
   end
 end
+if ARGV[14] ~= '' and call('HGET', HEAD, 'fence') ~= ARGV[14] then
+  return refuse('fenced')
+end
 if head.ended ~= '' then
   return refuse('ended', head.ended)
 end
-local first, count, size = 14, #ARGV - 13, tonumber(ARGV[11])
+local first, count, size = 15, #ARGV - 14, tonumber(ARGV[11])
 local parts = ARGV[12] == '' and {} or cmsgpack.unpack(ARGV[12])
 
 if ARGV[9] ~= '' then

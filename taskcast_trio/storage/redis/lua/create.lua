@@ -3,7 +3,7 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 now,
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 place in the order,
 --   9 epoch, 10 created_at, 11 status, 12 the status where it is terminal, else '', 13 '' or '='
---   and the type, 14 body, 15 timers
+--   and the type, 14 body, 15 timers, 16 fence or ''
 -- Result: ['done'], ['exists'], ['reused'] or
 --   ['repeated', ts, moved, rows, record]
 -- Use: keys reply head timers answers announce enter
@@ -19,7 +19,7 @@ end
 local body = ARGV[14]
 head = {
   epoch = ARGV[9], rev = 0, next = 0, imp = '0', former = array(0), ts = ARGV[10], ev = 0, by = 0,
-  ended = ARGV[12], status = ARGV[11], type = ARGV[13], body = body,
+  ended = ARGV[12], status = ARGV[11], type = ARGV[13], body = body, fence = ARGV[16],
 }
 enter(head)
 call('ZADD', INDEX, ARGV[8], id)

@@ -6,14 +6,14 @@
 --   rows' data, 13 status, 14 the status where it is terminal, else '', 15 '' or '=' and the type,
 --   16 body, 17 timers, 18 index, place and time of each row in turn, 19 parts of series
 --   (parts/log.lua), 20 id and index of each event whose id does not follow from its place, in
---   turn, 21... rows
+--   turn, 21 fence or '', 22... rows
 -- Result: ['done', whether it replaced another] or ['exists']
 -- Use: keys reply head timers log announce forget enter
 local known = call('GET', STEP)
 if known then
   return known
 end
-local id, body, first = ARGV[1], ARGV[16], 21
+local id, body, first = ARGV[1], ARGV[16], 22
 local replaces = call('EXISTS', HEAD) == 1
 if replaces then
   if ARGV[4] ~= '1' then
@@ -26,7 +26,7 @@ end
 local head = {
   epoch = ARGV[6], rev = tonumber(ARGV[7]), next = tonumber(ARGV[8]), imp = ARGV[9],
   former = ARGV[10], ts = ARGV[11], ev = #ARGV - first + 1, by = ARGV[12], status = ARGV[13],
-  ended = ARGV[14], type = ARGV[15], body = body,
+  ended = ARGV[14], type = ARGV[15], body = body, fence = ARGV[21],
 }
 enter(head)
 set_timers(id, cmsgpack.unpack(ARGV[17]))

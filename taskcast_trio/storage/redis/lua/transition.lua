@@ -4,7 +4,7 @@
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 revision, 9 epoch,
 --   10 no event is older, 11 bytes of the rows' data, 12 parts of series (parts/log.lua),
 --   13 timers, 14 status, 15 the status where it is terminal, else '', 16 '' or '=' and the type,
---   17 body, 18... rows
+--   17 body, 18 fence or '', 19... rows
 -- Result: ['done', ts, moved, record without body], ['gone'], ['conflict'], ['reused'] or
 --   ['repeated', ts, moved, rows, record]
 -- Use: keys reply head timers answers log announce
@@ -26,7 +26,7 @@ end
 if head.rev ~= tonumber(ARGV[8]) or head.epoch ~= ARGV[9] then
   return refuse('conflict')
 end
-local body, first, before = ARGV[17], 18, head.next
+local body, first, before = ARGV[17], 19, head.next
 local ts = math.max(now, tonumber(ARGV[10]), head.ts)
 head.rev = head.rev + 1
 -- Older bodies stay for as long as a key may have to repeat them.
@@ -36,6 +36,9 @@ if call('ZCARD', EXPIRIES) == 0 then
 end
 call('HSET', BODIES, head.rev, body)
 call('HSET', HEAD, 'rev', head.rev, 'size', #body, 'status', ARGV[14], 'end', ARGV[15])
+if ARGV[18] ~= '' then
+  call('HSET', HEAD, 'fence', ARGV[18])
+end
 if ARGV[16] == '' then
   call('HDEL', HEAD, 'type')
 else

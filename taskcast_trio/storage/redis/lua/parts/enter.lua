@@ -6,5 +6,8 @@ local function enter(f)
   if f.type ~= '' then
     call('HSET', HEAD, 'type', string.sub(f.type, 2))
   end
+  if f.fence ~= '' then
+    call('HSET', HEAD, 'fence', f.fence)
+  end
   call('HSET', BODIES, f.rev, f.body)
 end

@@ -1,6 +1,6 @@
 -- HEAD: epoch, rev, next, imp, former (MessagePack), ts (no later event is older), ev and by (how
 -- many events are stored, and bytes of their data), end (the status, where it is terminal), size
--- (of the body), status, type; and t:<kind> for each timer. BODIES has the task by its revision.
+-- (of the body), status, type, fence; and t:<kind> for each timer. BODIES has the task by its revision.
 local function load()
   local f = call('HMGET', HEAD, 'epoch', 'rev', 'next', 'imp', 'former', 'ts', 'ev', 'by', 'end',
     'size')
