@@ -18,6 +18,8 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         TaskExists                409 task_exists
         InvalidTransition         409 invalid_transition
         RevisionConflict          409 revision_conflict    lost a race; reading again may help
+        NotPending                409 not_pending          the task is not there to be taken
+        NoRoom                    409 no_room              the worker has no free slots for it
         StaleFence                409 stale_fence          the assignment is over
         TaskCancelled             409 task_cancelled       ended or paused by someone else
       RequestTimeout              408 request_timeout      the body did not come in time
@@ -147,6 +149,21 @@ class RevisionConflict(Conflict):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"Task {task_id} changed meanwhile")
+
+
+class NotPending(Conflict):
+    code = "not_pending"
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} is not pending (status: {status})")
+
+
+class NoRoom(Conflict):
+    code = "no_room"
+    retryable = True
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"Worker {worker_id} has no room for this task")
 
 
 class StaleFence(Conflict):

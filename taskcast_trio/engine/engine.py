@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import trio
 from msgspec import UNSET, Raw, UnsetType
+from msgspec.structs import replace
 
-from taskcast_trio.core import machine, validate
+from taskcast_trio.core import assignment, machine, validate
 from taskcast_trio.core.archive import restore
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
@@ -25,12 +26,15 @@ from taskcast_trio.core.errors import (
     ReleaseUnsupported,
     RequestNotFound,
     RevisionConflict,
+    StaleFence,
+    TaskEnded,
     TaskExists,
     TaskNotFound,
     no_page_after,
 )
 from taskcast_trio.core.ids import new_epoch, ulid
 from taskcast_trio.core.model import (
+    AssignMode,
     BlockedRequest,
     CreateTask,
     Draft,
@@ -88,10 +92,12 @@ class TaskEngine:
         changed: Callable[[], None] = lambda: None,
         peers: Peers | None = None,
         timetable: Timetable | None = None,
+        assign_mode: AssignMode | UnsetType = UNSET,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
         there; ``changed`` is called when there is something to be archived. ``peers`` know who
-        follows in other processes. ``timetable`` knows what is due for a task.
+        follows in other processes. ``timetable`` knows what is due for a task. ``assign_mode`` is
+        that of tasks that are created without one.
         """
         self.store = store
         self._hot = store
@@ -113,6 +119,7 @@ class TaskEngine:
         self.clock = clock
         self._noise = noise
         self._log_limits = log_limits
+        self._assign_mode = assign_mode
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -133,6 +140,8 @@ class TaskEngine:
             fields["id"] = self._task_id(now_ms, key)
         elif self._archive is not None and await self._archive.exists(fields["id"]):
             raise TaskExists(fields["id"])
+        if fields["assign_mode"] is UNSET:
+            fields["assign_mode"] = self._assign_mode
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
         with self.timetable.setting(self.timetable.at_start(task, now_ms)) as timers:
             commit = await self.store.create(
@@ -218,13 +227,25 @@ class TaskEngine:
         seen = (record.task for record in records if visible(record.task))
         return await self._views(list(islice(seen, limit)))
 
-    async def transition(self, task_id: str, change: Transition, *, key: str | None = None) -> Task:
+    async def transition(
+        self,
+        task_id: str,
+        change: Transition,
+        *,
+        key: str | None = None,
+        fence: int | None = None,
+    ) -> Task:
         """Move the task to another status, and append the events that tell of it.
+
+        A task that fails with attempts left is pending again. ``fence`` is that of the worker that
+        asks; what others do takes a task that ends, or is paused or pending, from its worker. The
+        answer names the worker that had it.
 
         Raises:
             BadRequest: the change is wrong in itself, or the schema of its blocked request is.
             TaskNotFound: there is no such task.
             InvalidTransition: there is no way from its status to the one asked for.
+            StaleFence, TaskCancelled: the task is not assigned so any more.
             KeyReused: the key came with another request before.
         """
         machine.check_transition(change)
@@ -232,9 +253,10 @@ class TaskEngine:
         idempotency = _idempotency("transition", key, change)
         return await self._move(
             task_id,
-            lambda task, now_ms: machine.transition(task, change, now_ms),
+            lambda task, now_ms: assignment.change(task, change, now_ms),
             idempotency,
             new_ttl=change.ttl is not UNSET,
+            fence=fence,
         )
 
     async def blocked(self, task_id: str) -> Task:
@@ -249,7 +271,9 @@ class TaskEngine:
             raise NotBlocked(task_id, task.status)
         return task
 
-    async def resolve(self, task_id: str, data: Raw | UnsetType) -> Task:
+    async def resolve(
+        self, task_id: str, data: Raw | UnsetType, *, fence: int | None = None
+    ) -> Task:
         """Answer a blocked task: it goes on running, with the answer as its result.
 
         Raises:
@@ -263,7 +287,7 @@ class TaskEngine:
             check_answer(task.blocked_request, data)
             return machine.transition(task, change, now_ms)
 
-        return await self._move(task_id, decide, None)
+        return await self._move(task_id, decide, None, fence=fence)
 
     async def _move(
         self,
@@ -272,6 +296,7 @@ class TaskEngine:
         idempotency: Idempotency | None,
         *,
         new_ttl: bool = False,
+        fence: int | None = None,
     ) -> Task:
         """Decide on the task as it is, and store that if it still is so; else decide anew.
 
@@ -284,7 +309,11 @@ class TaskEngine:
                 answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
                     return answer.record.task
-            task, drafts = decide(record.task, now_ms)
+            before = record.task
+            if fence is not None and before.fence != fence:
+                raise assignment.refusal(before)
+            task, drafts = decide(before, now_ms)
+            task = assignment.settled(before, task, by_holder=fence is not None)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
                 with self.timetable.setting(due) as timers:
@@ -300,7 +329,7 @@ class TaskEngine:
             except RevisionConflict:
                 continue
             self.counted(commit)
-            return commit.record.task
+            return replace(commit.record.task, assigned_worker=before.assigned_worker)
 
     def counted(self, commit: Commit) -> None:
         """A change of a task was stored."""
@@ -345,26 +374,43 @@ class TaskEngine:
             await watch.changed(record)
 
     async def publish(
-        self, task_id: str, drafts: Sequence[Draft], *, key: str | None = None
+        self,
+        task_id: str,
+        drafts: Sequence[Draft],
+        *,
+        key: str | None = None,
+        fence: int | None = None,
     ) -> Sequence[Entry]:
-        """Append events to the task's log, all or none, and fan them out.
+        """Append events to the task's log, all or none, and fan them out. ``fence`` is that of the
+        worker that publishes.
 
         Raises:
             BadRequest: a draft is wrong in itself; nothing is stored.
             TaskNotFound: there is no such task.
             TaskEnded: the task is terminal.
+            StaleFence, TaskCancelled: the task is not assigned so any more.
             TaskFull: the task's log would hold more than it may; nothing is stored.
             KeyReused: the key came with another request before.
         """
         for number, draft in enumerate(drafts):
             validate.draft(draft, number)
-        commit = await self.store.append(
-            task_id,
-            drafts,
-            now_ms=self.clock(),
-            idempotency=_idempotency("publish", key, drafts),
-            limits=self._log_limits,
-        )
+        try:
+            commit = await self.store.append(
+                task_id,
+                drafts,
+                now_ms=self.clock(),
+                idempotency=_idempotency("publish", key, drafts),
+                limits=self._log_limits,
+                fence=fence,
+            )
+        except StaleFence:
+            raise assignment.refusal((await self.record(task_id)).task) from None
+        except TaskEnded as ended:
+            # The archive does not look at fences: what only it has has ended.
+            task = None if fence is None else (await self.record(task_id)).task
+            if task is None or task.fence == fence:
+                raise
+            raise assignment.refusal(task) from ended
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
         return commit.entries
@@ -453,7 +499,7 @@ class TaskEngine:
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
         check_request(task.blocked_request, "$.archive.task.blockedRequest")
-        due = self.timetable.at_start(task, self.clock())
+        due = self.timetable.at_start(task, self.clock(), imported=True)
         with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
                 task,

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 import trio
 
-from taskcast_trio.core import machine
+from taskcast_trio.core import assignment, machine
 from taskcast_trio.core.deadline import (
     DEADLINE,
     WAKE,
@@ -132,6 +132,7 @@ class Scheduler:
         """Move the task if it still is as it was read; False where it is to be read again."""
         now_ms = self._clock()
         task, drafts = machine.transition(record.task, change, now_ms)
+        task = assignment.settled(record.task, task, by_holder=False)
         due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
         try:
             with self._timetable.setting(due) as timers:

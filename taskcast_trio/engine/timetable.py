@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from taskcast_trio.core import assignment
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.model import Task
 from taskcast_trio.storage.protocols import Timers
@@ -23,15 +24,19 @@ class Timetable:
         """Call ``notify`` with each time that a timer of this kind is set to; it must not wait."""
         self._loops[kind] = notify
 
-    def at_start(self, task: Task, now_ms: int) -> dict[str, int]:
-        """What is due for a task that is created, imported, or taken in from the archive."""
-        return timers_at_start(task, now_ms) | self._cleanup(task)
+    def at_start(self, task: Task, now_ms: int, *, imported: bool = False) -> dict[str, int]:
+        """What is due for a task that is created, imported, or taken in from the archive. For one
+        that is imported no worker is looked for.
+        """
+        timers = timers_at_start(task, now_ms) | self._cleanup(task)
+        return timers if imported else timers | assignment.timers_at_start(task, now_ms)
 
     def at_change(
         self, before: Task, after: Task, now_ms: int, *, new_ttl: bool
     ) -> dict[str, int | None]:
         """What a transition sets and clears; ``new_ttl``: it came with one."""
-        return timers_at_change(before, after, now_ms, new_ttl=new_ttl) | self._cleanup(after)
+        timers = timers_at_change(before, after, now_ms, new_ttl=new_ttl)
+        return timers | self._cleanup(after) | assignment.timers_at_change(before, after, now_ms)
 
     def _cleanup(self, task: Task) -> dict[str, int]:
         due_ms = self.plan.due_of(task)

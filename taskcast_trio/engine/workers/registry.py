@@ -1,0 +1,255 @@
+"""The workers that every process of the store knows, and the slots that their tasks take.
+
+A worker is a row of a table. Where other processes share the store, each change of it is a swap of
+the row as it was known, so that of two that take the last slot one is refused. Where this process
+has the store for itself its memory is the truth: what has to outlast it is written at once, the
+rest within a second, and slots are counted anew from the tasks at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+import trio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from taskcast_trio.core.errors import NoRoom, WorkerNotFound
+from taskcast_trio.core.matching import MatchRule, has_room
+from taskcast_trio.storage.protocols import TableStore
+
+TABLE: Final = "workers"
+BEAT_MS: Final = 5000
+"""How old the heartbeat in a row may be while there are newer ones."""
+MAX_CANCELS: Final = 256
+
+Decide: TypeAlias = Callable[["Worker | None"], "Worker | None"]
+
+
+class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A worker as its row has it. Times are Unix ms.
+
+    ``session`` names its connection, and is empty where it has none. ``offline_ms`` is since when
+    nothing is heard of it; ``gone`` says that it has left, and only its tasks are kept for a while.
+    ``held`` is what its tasks cost, by their ids; ``cancels`` the tasks that it is to be told to
+    stop, and why, where it has to ask.
+    """
+
+    id: str
+    rule: MatchRule
+    capacity: int
+    weight: float
+    mode: Literal["pull", "websocket"]
+    connected_ms: int
+    heartbeat_ms: int
+    metadata: bytes | None = None
+    owner: str | None = None
+    session: str = ""
+    draining: bool = False
+    offline_ms: int | None = None
+    gone: bool = False
+    held: dict[str, int] = {}
+    cancels: dict[str, str] = {}
+
+    @property
+    def used_slots(self) -> int:
+        return sum(self.held.values())
+
+    @property
+    def status(self) -> Literal["idle", "busy", "draining", "offline"]:
+        if self.offline_ms is not None or self.gone:
+            return "offline"
+        if self.draining:
+            return "draining"
+        return "idle" if self.used_slots < self.capacity else "busy"
+
+
+_encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode: Final = msgspec.msgpack.Decoder(Worker).decode
+
+
+class Registry:
+    """What this process knows of the table, and how it changes it."""
+
+    def __init__(self, store: TableStore, *, clock: Callable[[], int], shared: bool) -> None:
+        self._store = store
+        self._clock = clock
+        self._shared = shared
+        self._rows: dict[str, Worker] = {}
+        self._stored: dict[str, bytes] = {}
+        self._beats: dict[str, int] = {}
+        self._dirty: set[str] = set()
+        self._writing = trio.Lock()
+
+    def get(self, worker_id: str) -> Worker | None:
+        """The worker as it was known last, those that are gone too."""
+        row = self._rows.get(worker_id)
+        beat_ms = self._beats.get(worker_id, 0)
+        if row is None or beat_ms <= row.heartbeat_ms:
+            return row
+        return replace(row, heartbeat_ms=beat_ms)
+
+    def all(self) -> list[Worker]:
+        return [row for worker_id in list(self._rows) if (row := self.get(worker_id)) is not None]
+
+    async def load(self) -> None:
+        """Read the table."""
+        found = await self._store.rows(TABLE)
+        for worker_id in self._rows.keys() - found.keys():
+            self._put(worker_id, None)
+        for worker_id, value in found.items():
+            if self._stored.get(worker_id) != value:
+                self._put(worker_id, value)
+
+    async def refresh(self) -> None:
+        """Read the table where others may have changed it."""
+        if self._shared:
+            await self.load()
+
+    async def fetch(self, worker_id: str) -> Worker | None:
+        """The worker as it is now."""
+        if self._shared:
+            self._put(worker_id, await self._store.row(TABLE, worker_id))
+        return self.get(worker_id)
+
+    def _put(self, worker_id: str, value: bytes | None) -> None:
+        if value is None:
+            self._rows.pop(worker_id, None)
+            self._stored.pop(worker_id, None)
+            self._beats.pop(worker_id, None)
+        else:
+            self._rows[worker_id] = _decode(value)
+            self._stored[worker_id] = value
+
+    async def change(
+        self, worker_id: str, decide: Decide, *, durable: bool = False
+    ) -> Worker | None:
+        """Replace the row by what ``decide`` makes of it, and return that; None is no row.
+
+        ``decide`` may be called again, on what the row has become meanwhile; a row that it returns
+        as it is is not written. ``durable``: the change has to outlast this process.
+        """
+        if self._shared:
+            return await self._swap(worker_id, decide)
+        row = self.get(worker_id)
+        new = decide(row)
+        if new is row:
+            return row
+        if new is None:
+            self._rows.pop(worker_id, None)
+            self._beats.pop(worker_id, None)
+        else:
+            self._rows[worker_id] = new
+        self._dirty.add(worker_id)
+        if durable:
+            await self._write(worker_id)
+        return new
+
+    async def _swap(self, worker_id: str, decide: Decide) -> Worker | None:
+        is_fresh = False
+        while True:
+            known, row = self._stored.get(worker_id), self.get(worker_id)
+            try:
+                new = decide(row)
+            except (NoRoom, WorkerNotFound):
+                if is_fresh:
+                    raise
+                new = row
+            if new is row:
+                if is_fresh:
+                    return row
+                await self.fetch(worker_id)
+                is_fresh = True
+                continue
+            value = None if new is None else _encode(new)
+            there = await self._store.swap_row(TABLE, worker_id, value, known=known)
+            self._put(worker_id, there)
+            if there == value:
+                return new
+            is_fresh = True
+
+    async def _write(self, worker_id: str) -> None:
+        async with self._writing:
+            row = self.get(worker_id)
+            value = None if row is None else _encode(row)
+            known = self._stored.get(worker_id)
+            while value != known:
+                there = await self._store.swap_row(TABLE, worker_id, value, known=known)
+                if there is None:
+                    self._stored.pop(worker_id, None)
+                else:
+                    self._stored[worker_id] = there
+                known = there
+            self._dirty.discard(worker_id)
+
+    def beat(self, worker_id: str) -> None:
+        """A sign of life, which its row learns of later."""
+        if worker_id in self._rows:
+            self._beats[worker_id] = self._clock()
+
+    async def flush(self) -> None:
+        """Write what has waited for it."""
+        for worker_id, beat_ms in list(self._beats.items()):
+            row = self._rows.get(worker_id)
+            if row is None:
+                self._beats.pop(worker_id, None)
+            elif beat_ms - row.heartbeat_ms >= BEAT_MS:
+                await self.change(worker_id, _beaten(beat_ms))
+        for worker_id in list(self._dirty):
+            await self._write(worker_id)
+
+    # Slots ---------------------------------------------------------------------------------------
+
+    async def reserve(self, worker_id: str, task_id: str, cost: int) -> None:
+        """Take the slots of a task.
+
+        Raises:
+            WorkerNotFound: there is no such worker, or it is gone.
+            NoRoom: it has not that many.
+        """
+
+        def decide(row: Worker | None) -> Worker:
+            if row is None or row.gone:
+                raise WorkerNotFound(worker_id)
+            if task_id in row.held:
+                return row
+            if not has_room(row.capacity, row.used_slots, cost):
+                raise NoRoom(worker_id)
+            return replace(row, held={**row.held, task_id: cost})
+
+        await self.change(worker_id, decide)
+
+    async def adopt(self, worker_id: str, task_id: str, cost: int) -> None:
+        """Count a task that the worker has, whether or not there is room."""
+
+        def decide(row: Worker | None) -> Worker | None:
+            if row is None or task_id in row.held:
+                return row
+            return replace(row, held={**row.held, task_id: cost})
+
+        await self.change(worker_id, decide)
+
+    async def release(self, worker_id: str, task_id: str, *, reason: str | None = None) -> None:
+        """Give the slots of a task back; ``reason`` is why the worker is to stop it."""
+
+        def decide(row: Worker | None) -> Worker | None:
+            if row is None or task_id not in row.held:
+                return row
+            held = {id_: cost for id_, cost in row.held.items() if id_ != task_id}
+            cancels = row.cancels
+            if reason is not None and not row.session and len(cancels) < MAX_CANCELS:
+                cancels = {**cancels, task_id: reason}
+            return replace(row, held=held, cancels=cancels)
+
+        await self.change(worker_id, decide)
+
+
+def _beaten(beat_ms: int) -> Decide:
+    def decide(row: Worker | None) -> Worker | None:
+        if row is None:
+            return None
+        return replace(row, heartbeat_ms=max(beat_ms, row.heartbeat_ms))
+
+    return decide
