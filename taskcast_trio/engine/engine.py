@@ -57,6 +57,7 @@ from .items import Follow
 from .metrics import Metrics
 from .replay import resolve_cursor
 from .subscription import Subscription
+from .webhooks.state import WEBHOOK, timers_of
 
 
 def wall_clock_ms() -> int:
@@ -89,7 +90,12 @@ class TaskEngine:
         self._archive = archive
         if archive is not None:
             self.store = TieredStore(
-                store, archive, clock=clock, new_epoch=self._new_epoch, changed=changed
+                store,
+                archive,
+                clock=clock,
+                new_epoch=self._new_epoch,
+                changed=changed,
+                timers_of=lambda task, now_ms: timers_of(task),
             )
         self.fanout = fanout
         self.metrics = metrics
@@ -118,7 +124,11 @@ class TaskEngine:
             raise TaskExists(fields["id"])
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
         commit = await self.store.create(
-            task, epoch=self._new_epoch(), now_ms=now_ms, idempotency=idempotency
+            task,
+            epoch=self._new_epoch(),
+            now_ms=now_ms,
+            idempotency=idempotency,
+            timers=timers_of(task),
         )
         if not commit.repeated:
             self.metrics.tasks_created.inc()
@@ -254,6 +264,7 @@ class TaskEngine:
                     epoch=record.epoch,
                     now_ms=now_ms,
                     idempotency=idempotency,
+                    hasten={WEBHOOK: now_ms},
                 )
             except RevisionConflict:
                 continue
@@ -291,12 +302,14 @@ class TaskEngine:
         """
         for number, draft in enumerate(drafts):
             validate.draft(draft, number)
+        now_ms = self.clock()
         commit = await self.store.append(
             task_id,
             drafts,
-            now_ms=self.clock(),
+            now_ms=now_ms,
             idempotency=_idempotency("publish", key, drafts),
             limits=self._log_limits,
+            hasten={WEBHOOK: now_ms},
         )
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
@@ -386,7 +399,11 @@ class TaskEngine:
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
         commit = await self.store.import_task(
-            task, events, epoch=self._new_epoch(), overwrite=request.overwrite
+            task,
+            events,
+            epoch=self._new_epoch(),
+            overwrite=request.overwrite,
+            timers=timers_of(task, due_ms=self.clock() + 1),
         )
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced

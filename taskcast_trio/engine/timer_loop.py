@@ -86,6 +86,7 @@ class TimerLoop:
         task_status.started()
         while True:
             self._sooner = trio.Event()
+            self._next_ms = None  # not known: whatever is told meanwhile is looked at
             try:
                 if await self._run_due():
                     continue
