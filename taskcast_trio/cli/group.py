@@ -10,6 +10,7 @@ from taskcast_trio import __version__
 from taskcast_trio.cli.migrate import migrate
 from taskcast_trio.cli.ping import ping
 from taskcast_trio.cli.start import start
+from taskcast_trio.cli.webhooks import webhooks
 
 _OWN_OPTIONS: Final = ("--help", "--version")
 
@@ -36,3 +37,4 @@ def main() -> None:
 main.add_command(start)
 main.add_command(migrate)
 main.add_command(ping)
+main.add_command(webhooks)

@@ -28,6 +28,7 @@ from .webhook_support import (
     delivering,
     hook,
     look,
+    looks,
     publish,
     timers,
 )
@@ -52,7 +53,7 @@ async def test_events_come_in_order_and_an_idle_webhook_is_parked(
         await publish(runtime, "late")
         await trio.sleep(1)
         assert live.tries[15:] == [(1.0, 15)]
-        state = (await look(runtime)).kept.state
+        state = (await look(runtime)).state
         assert (state.cursor, state.delivered, state.tries) == (15, 16, 0)
 
 
@@ -78,7 +79,7 @@ async def test_a_failing_receiver_is_tried_again_at_the_times_of_its_schedule(
         await trio.sleep(20)
         assert flaky.tries == [(0, 0), (1, 0), (3, 0), (7, 0), (7, 1)]
         assert await timers(runtime) == PARKED
-        recent = (await look(runtime)).kept.state.recent
+        recent = (await look(runtime)).state.recent
         assert [(one.number, one.outcome, one.status) for one in recent] == [
             (1, "failed", 500),
             (2, "failed", 500),
@@ -121,7 +122,7 @@ async def test_what_fails_to_the_end_is_a_dead_letter_and_the_next_event_follows
         starts = [0, 1 + lasts, 3 + 2 * lasts, 7 + 3 * lasts, 7 + 4 * lasts]
         assert dead.tries == list(zip(starts, [0, 0, 0, 0, 1], strict=True))
         assert elsewhere.tries == []
-        found = (await look(runtime)).kept
+        found = await look(runtime)
         assert found.state.cursor == 1
         (letter,) = found.dead.values()
         assert (letter.index, letter.tries) == (0, 4)
@@ -162,7 +163,7 @@ async def test_a_receiver_that_is_gone_gets_nothing_more_until_it_is_asked_for(
         await publish(runtime, "a", "b", "c")
         await trio.sleep(60)
         assert gone.indexes == [0, 1]
-        assert (await look(runtime)).kept.state.disabled is not None
+        assert (await look(runtime)).state.disabled is not None
         assert await timers(runtime) == CLEARED
         await publish(runtime, "d")
         await trio.sleep(60)
@@ -170,7 +171,7 @@ async def test_a_receiver_that_is_gone_gets_nothing_more_until_it_is_asked_for(
         await runtime.webhooks.redeliver("t", 0)
         await trio.sleep(60)
         assert gone.indexes == [0, 1, 1, 2, 3]
-        assert (await look(runtime)).kept.state.disabled is None
+        assert (await look(runtime)).state.disabled is None
         assert await timers(runtime) == PARKED
 
 
@@ -215,7 +216,7 @@ async def test_a_filter_and_the_number_in_the_envelope(autojump_clock: MockClock
         bodies = [msgspec.json.decode(request.body) for request in live.requests]
         numbers = [(body["filteredIndex"], body["rawIndex"]) for body in bodies]
         assert numbers == [(0, 1), (0, 1), (1, 3), (2, 6)]
-        assert (await look(runtime)).kept.state.cursor == 6
+        assert (await look(runtime)).state.cursor == 6
 
 
 async def test_replaced_events_are_not_owed_and_hold_nothing_up(autojump_clock: MockClock) -> None:
@@ -228,7 +229,7 @@ async def test_replaced_events_are_not_owed_and_hold_nothing_up(autojump_clock: 
         await publish(runtime, "end")
         await trio.sleep(5)
         assert live.indexes == [0, 3, 4]
-        assert [one.number for one in (await look(runtime)).kept.state.recent] == [1, 1, 1]
+        assert [one.number for one in (await look(runtime)).state.recent] == [1, 1, 1]
         assert await timers(runtime) == PARKED
 
 
@@ -260,7 +261,7 @@ async def test_dead_letters_are_delivered_again_before_what_is_new(
         await create(runtime, definition(retry=once, wrap=True))
         await publish(runtime, "a", "b", "c", "d")
         await trio.sleep(5)
-        assert list((await look(runtime)).kept.dead) == [0, 2]
+        assert list((await look(runtime)).dead) == [0, 2]
         await runtime.webhooks.redeliver("t", 0)
         await publish(runtime, "e")
         await trio.sleep(5)
@@ -269,7 +270,7 @@ async def test_dead_letters_are_delivered_again_before_what_is_new(
         assert [body["filteredIndex"] for body in bodies] == [0, 1, 2, 3, 0, 2, 4]
         ids = [request.headers["x-taskcast-delivery"] for request in flaky.requests]
         assert (ids[0], ids[2]) == (ids[4], ids[5])
-        found = (await look(runtime)).kept
+        found = await look(runtime)
         assert (found.dead, found.redelivery) == ({}, None)
         assert await timers(runtime) == PARKED
 
@@ -283,7 +284,7 @@ async def test_a_dead_letter_that_fails_again_stays_one(autojump_clock: MockCloc
         await runtime.webhooks.redeliver("t", 0)
         await trio.sleep(30)
         assert dead.tries == [(0, 0), (1, 0), (30.001, 0), (31.001, 0)]
-        (letter,) = (await look(runtime)).kept.dead.values()
+        (letter,) = (await look(runtime)).dead.values()
         assert letter.at_ms == START_MS + 31_001
         await move(runtime.engine, "cancelled")
         await trio.sleep(30)
@@ -291,7 +292,7 @@ async def test_a_dead_letter_that_fails_again_stays_one(autojump_clock: MockCloc
         dead.receiver.scripts[:] = [answering(204)]
         await runtime.webhooks.redeliver("t", 0)
         await trio.sleep(30)
-        assert (await look(runtime)).kept.dead == {}
+        assert (await look(runtime)).dead == {}
         assert await timers(runtime) == CLEARED
 
 
@@ -304,13 +305,13 @@ async def test_everything_from_an_index_on_is_delivered_again(autojump_clock: Mo
         await move(runtime.engine, "running", "completed")
         await trio.sleep(5)
         assert live.indexes == [0, 2, 3, 4, 5]
-        assert list((await look(runtime)).kept.dead) == [4]
+        assert list((await look(runtime)).dead) == [4]
         await runtime.webhooks.redeliver("t", 0, from_index=2)
         await trio.sleep(5)
         assert live.indexes[5:] == [2, 3, 4, 5]
         bodies = [msgspec.json.decode(request.body) for request in live.requests[5:]]
         assert [body["filteredIndex"] for body in bodies] == [1, 2, 3, 4]
-        assert (await look(runtime)).kept.dead == {}
+        assert (await look(runtime)).dead == {}
         assert await timers(runtime) == CLEARED
         with pytest.raises(BadRequest, match="index 5"):
             await runtime.webhooks.redeliver("t", 0, from_index=7)
@@ -333,7 +334,7 @@ async def test_a_redelivery_that_is_asked_for_during_a_try_is_not_forgotten(
         await trio.sleep(30)
         assert live.indexes[-2:] == [1, 2]
         assert live.indexes[:2] == [0, 1]
-        assert (await look(runtime)).kept.redelivery is None
+        assert (await look(runtime)).redelivery is None
         assert await timers(runtime) == PARKED
 
 
@@ -346,7 +347,7 @@ async def test_dead_letters_are_bounded_and_the_dropped_counted(
         await create(runtime, definition(retry={"retries": 0}))
         await publish(runtime, *"abcde")
         await trio.sleep(5)
-        found = (await look(runtime)).kept
+        found = await look(runtime)
         assert (list(found.dead), found.state.dropped) == ([2, 3, 4], 2)
         assert len(await runtime.backend.store.task_notes("t")) == 4
 
@@ -376,7 +377,9 @@ async def test_an_import_over_a_task_starts_anew(autojump_clock: MockClock) -> N
         await publish(runtime, "a", "b")
         await trio.sleep(0.5)
         archive = b"".join([part async for part in await runtime.engine.archive("t")])
-        request = ImportTask(archive=msgspec.json.decode(archive, type=ImportArchive), overwrite=True)
+        request = ImportTask(
+            archive=msgspec.json.decode(archive, type=ImportArchive), overwrite=True
+        )
         await runtime.engine.import_task(request)
         await trio.sleep(0.5)
         assert live.indexes == [0, 1, 0, 1]
@@ -400,7 +403,7 @@ async def test_definitions_that_can_not_be_used_are_shown_as_such(
         await publish(runtime, "a")
         await trio.sleep(1)
         assert live.indexes == [0]
-        reasons = [look.webhook for look in await runtime.webhooks.look("t")]
+        reasons = [look.webhook for look in await looks(runtime)]
         assert [isinstance(reason, Unusable) for reason in reasons] == [
             number != 4 for number in range(65)
         ]
@@ -428,7 +431,7 @@ async def test_a_drain_lets_tries_end_and_begins_no_more(autojump_clock: MockClo
         runtime.drain.set()
         await trio.sleep(5)
         assert live.indexes == [0]
-        assert (await look(runtime)).kept.state.cursor == 0
+        assert (await look(runtime)).state.cursor == 0
         due_ms = await runtime.backend.store.next_due(WEBHOOK)
         assert due_ms == START_MS + 2_000, "whoever comes next may go on at once"
 

@@ -16,7 +16,7 @@ from taskcast_trio.core.addresses import AddressPolicy
 from taskcast_trio.core.model import CreateTask, Draft
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.webhooks import Dialer, Look
-from taskcast_trio.engine.webhooks.state import RETRY, WEBHOOK
+from taskcast_trio.engine.webhooks.state import RETRY, WEBHOOK, Kept
 from taskcast_trio.storage.protocols import PARKED_MS
 from tests.receiver import MemoryNetwork, Received, Receiver, Script, Wire, answering
 
@@ -99,8 +99,14 @@ async def publish(runtime: Runtime, *types: str, id_: str = "t", **fields: Any) 
     await runtime.engine.publish(id_, drafts)
 
 
-async def look(runtime: Runtime, number: int = 0, id_: str = "t") -> Look:
-    return (await runtime.webhooks.look(id_))[number]
+async def looks(runtime: Runtime, id_: str = "t") -> list[Look]:
+    return await runtime.webhooks.look(await runtime.engine.record(id_))
+
+
+async def look(runtime: Runtime, number: int = 0) -> Kept:
+    found = (await looks(runtime))[number].kept
+    assert found is not None
+    return found
 
 
 async def timers(runtime: Runtime) -> dict[str, int | str | None]:

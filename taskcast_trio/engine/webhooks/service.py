@@ -46,10 +46,10 @@ ALONE_LOOK_S: Final = 60.0
 
 
 class Look(Struct, frozen=True):
-    """One webhook of a task as it is now; nothing is kept of one that can't be used."""
+    """One webhook of a task as it is now; ``kept`` is None where only the archive has the task."""
 
     webhook: Webhook | Unusable
-    kept: Kept
+    kept: Kept | None
     record: TaskRecord
 
 
@@ -216,18 +216,14 @@ class Webhooks:
 
     # For people -----------------------------------------------------------------------------------
 
-    async def look(self, task_id: str) -> list[Look]:
-        """The webhooks of a task, in their places.
-
-        Raises:
-            TaskArchived: only the archive may have it, which keeps nothing of them.
-        """
-        record = await self._store.get(task_id)
-        if record is None:
-            raise TaskArchived(task_id)
-        notes = await self._store.task_notes(task_id)
+    async def look(self, record: TaskRecord) -> list[Look]:
+        """The webhooks of a task, in their places."""
+        task_id = record.task.id
+        here = await self._store.get(task_id)
+        record = record if here is None else here
+        notes = {} if here is None else await self._store.task_notes(task_id)
         return [
-            Look(webhook, kept(notes, number, record), record)
+            Look(webhook, kept(notes, number, record) if here else None, record)
             for number, webhook in enumerate(definitions(record.task, self._default_retry))
         ]
 
@@ -241,10 +237,13 @@ class Webhooks:
             BadRequest: the webhook can't be used, or the log does not reach so far.
             TaskNotFound: it was deleted or replaced meanwhile.
         """
-        looks = await self.look(task_id)
-        if number >= len(looks):
+        record = await self._store.get(task_id)
+        if record is None:
+            raise TaskArchived(task_id)
+        webhooks = definitions(record.task, self._default_retry)
+        if number >= len(webhooks):
             raise WebhookNotFound(task_id, number)
-        webhook, record = looks[number].webhook, looks[number].record
+        webhook = webhooks[number]
         if isinstance(webhook, Unusable):
             raise BadRequest(f"Webhook {number} can't be used: {webhook.reason}")
         if from_index is not None and from_index > record.next_index:
