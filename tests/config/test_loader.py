@@ -340,6 +340,19 @@ def test_keys_of_other_servers_load_and_warn(place: Place) -> None:
     ]
 
 
+def test_where_webhooks_may_go_is_checked_at_the_start(place: Place) -> None:
+    loaded = place.load(
+        "webhook: {allow: [10.0.0.0/8, '*.internal'], deny: [hooks.internal], allowPrivate: false}"
+    )
+    assert loaded.warnings == ()
+    assert loaded.config.webhook.allow == ("10.0.0.0/8", "*.internal")
+    with pytest.raises(ConfigError, match=r"webhook\.deny: neither a network nor a host: 10\.0\.0"):
+        place.load("webhook: {deny: [10.0.0]}")
+    for key in ("timeoutMs: 60001", "retries: 101", "maxDelayMs: -1"):
+        with pytest.raises(ConfigError, match=r"webhook\.defaultRetry"):
+            place.load(f"webhook: {{defaultRetry: {{{key}}}}}")
+
+
 def test_older_names_of_stores_are_folded_into_the_newer_ones(place: Place) -> None:
     config = place.load(
         """
