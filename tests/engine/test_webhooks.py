@@ -14,7 +14,7 @@ from taskcast_trio.core.model import ImportArchive, ImportTask
 from taskcast_trio.core.webhook import Unusable
 from taskcast_trio.engine.webhooks import cursor
 from taskcast_trio.engine.webhooks.state import WEBHOOK, State, encode, state_name
-from taskcast_trio.storage.protocols import PARKED_MS
+from taskcast_trio.storage.protocols import PARKED_MS, Page
 from tests.receiver import Received, Script, Wire, answering, hanging, saying
 
 from .support import move, raw
@@ -555,3 +555,23 @@ async def test_who_has_lost_the_lease_stores_nothing_and_stops(autojump_clock: M
         assert runtime.webhooks.workers == 0
         assert await store.task_notes("t") == {state_name(0): kept}
         assert await store.next_due(WEBHOOK) == another
+
+
+async def test_large_events_are_not_read_ahead_in_great_numbers(autojump_clock: MockClock) -> None:
+    live = hook()
+    async with delivering({"10.0.0.1": live}) as runtime:
+        store, pages = runtime.backend.store, []
+        read = store.read
+
+        async def noting(task_id: str, *, after: int, limit: int) -> Page:
+            page = await read(task_id, after=after, limit=limit)
+            pages.append(len(page.entries))
+            return page
+
+        store.read = noting  # type: ignore[method-assign]
+        await create(runtime, definition())
+        await publish(runtime, *["a"] * 40, data=raw("x" * 500_000))
+        await trio.sleep(5)
+        assert live.indexes == list(range(40))
+        assert max(pages) <= 4
+        assert pages.count(1) >= 30

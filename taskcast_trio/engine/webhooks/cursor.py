@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 import trio
+from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.webhook import Webhook, body_of, delivery_id, next_try_ms
@@ -29,7 +30,10 @@ from .state import (
     state_name,
 )
 
-PAGE_EVENTS: Final = 32
+FIRST_PAGE: Final = 4
+PAGE_EVENTS: Final = 64
+PAGE_BYTES: Final = 128 * 1024
+"""Of data, above which pages become smaller: many cursors hold one, for as long as tries take."""
 COUNT_EVENTS: Final = 500
 SAVE_EVENTS: Final = 16
 SAVE_S: Final = 0.25
@@ -107,6 +111,7 @@ class Cursor:
         self._tools = tools
         self._desk = desk
         self.unsaved = 0
+        self._page_events = FIRST_PAGE
         self._since = 0.0
 
     @property
@@ -162,7 +167,13 @@ class Cursor:
         state, wants = self.state, self._webhook.filter.matches
         more = True
         while more:
-            page = await self._desk.read(state.cursor, PAGE_EVENTS)
+            page = await self._desk.read(state.cursor, self._page_events)
+            size = sum(_size(entry) for entry in page.entries)
+            self._page_events = (
+                max(self._page_events // 4, 1)
+                if size > PAGE_BYTES
+                else min(self._page_events * 2, PAGE_EVENTS)
+            )
             for entry in page.entries:
                 if wants(entry.type, entry.level):
                     if self._interrupted or not await self._deliver(entry):
@@ -368,3 +379,8 @@ class Cursor:
             more = page.more and len(below) == len(page.entries)
             after = page.entries[-1].index if page.entries else after
         return count
+
+
+def _size(entry: Entry) -> int:
+    data = entry.event.data
+    return 0 if data is UNSET else len(data)
