@@ -17,11 +17,12 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.model import Draft, Event, Task
 
+from ..packed_task import pack_task
 from ..protocols import NO_TIMERS, Commit, Idempotency, LogLimits, TaskRecord, Timers
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of
-from .rows import pack_former, pack_task
+from .rows import pack_former
 
 
 def create(
