@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush, nsmallest
 
-from .protocols import Timer, Timers
+from .protocols import PARKED_MS, Timer, Timers
 
 
 class _Kind:
@@ -52,6 +52,11 @@ class MemoryTimers:
         for kind, due_ms in timers.items():
             known = self._kinds[kind].due.get(task_id)
             if known is None or due_ms < known:
+                self._kinds[kind].set(task_id, due_ms)
+
+    def hasten(self, task_id: str, timers: Mapping[str, int]) -> None:
+        for kind, due_ms in timers.items():
+            if self._kinds[kind].due.get(task_id) == PARKED_MS:
                 self._kinds[kind].set(task_id, due_ms)
 
     def due(self, task_id: str, kind: str) -> int | None:
