@@ -58,7 +58,7 @@ kinds = st.sampled_from(["a", "b"])
 wakes = st.dictionaries(kinds, times)
 dues = times | st.just(PARKED_MS)
 timers = st.dictionaries(kinds, st.none() | dues)
-where_due = st.just({}) | st.dictionaries(kinds, dues, max_size=1)
+where_due = st.none() | st.dictionaries(kinds, dues, max_size=1)
 trims = st.lists(st.integers(-1, 9), max_size=6)
 nexts = st.none() | st.integers(0, 4)
 values = st.none() | st.binary(max_size=2)
@@ -154,7 +154,7 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
             value,
             epoch=record.epoch if record and not stale else "EPOCH999",
             timers=at(base, due),
-            if_due=at(base, if_due),
+            if_due=at(base, if_due or {}),
         )
     if command == "repeated":
         id_, idempotency, now = arguments
