@@ -124,6 +124,7 @@ async def open_runtime(
             clock=clock,
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
+            owes=webhooks.owes,
         )
         timetable.tell(CLEANUP, cleaner.notify)
         timetable.tell(WEBHOOK, webhooks.notify)

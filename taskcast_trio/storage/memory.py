@@ -117,7 +117,10 @@ class MemoryStore(MemoryNotes):
         _, first, answer = known
         if first.fingerprint != idempotency.fingerprint:
             raise KeyReused(log.record.task.id)
-        return Commit(answer.record, answer.entries, repeated=True)
+        # How far the log is trimmed is told as of now: who goes on from the answer reads it so.
+        now = log.record
+        record = replace(answer.record, trimmed=now.trimmed, trims=now.trims)
+        return Commit(record, answer.entries, repeated=True)
 
     def _finish(
         self, log: Log, commit: Commit, idempotency: Idempotency | None, now_ms: int

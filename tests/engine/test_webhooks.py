@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import Webhook
+from taskcast_trio.config.schema import Cleanup, Webhook
 from taskcast_trio.core.errors import BadRequest, WebhookNotFound
 from taskcast_trio.core.model import ImportArchive, ImportTask
 from taskcast_trio.core.webhook import Unusable
@@ -368,6 +368,22 @@ async def test_deleting_a_task_ends_its_deliveries(autojump_clock: MockClock) ->
         await trio.sleep(100)
         assert (slow.tries, dead.tries) == ([(0, 0)], [(0, 0)])
         assert await timers(runtime) == CLEARED
+
+
+async def test_a_cleanup_waits_for_what_a_webhook_is_still_to_have(
+    autojump_clock: MockClock,
+) -> None:
+    flaky = hook(*[answering(500)] * 3, answering(204))
+    rules = ({"trigger": {"afterMs": 0}, "target": "all"},)
+    config = Config(cleanup=Cleanup(rules=rules))
+    async with delivering({"10.0.0.1": flaky}, config) as runtime:
+        await create(runtime, definition())
+        await move(runtime.engine, "running", "completed")
+        await trio.sleep(9)
+        assert flaky.tries == [(0, 0), (1, 0), (3, 0), (7, 0), (7, 1)]
+        assert await runtime.backend.store.get("t") is not None
+        await trio.sleep(2)
+        assert await runtime.backend.store.get("t") is None
 
 
 async def test_an_import_over_a_task_starts_anew(autojump_clock: MockClock) -> None:

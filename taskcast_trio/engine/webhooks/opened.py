@@ -50,7 +50,7 @@ async def open_webhooks(
             ),
             clock=clock,
             jitter=jitter,
-            alone=config.storage != "redis",
+            alone=backend.peers is None,
         )
 
 

@@ -231,6 +231,18 @@ class Webhooks:
             for number, webhook in enumerate(definitions(record.task, self._default_retry))
         ]
 
+    async def owes(self, record: TaskRecord) -> bool:
+        """Whether a webhook of the task is still to have some of its log."""
+        if record.task.webhooks is UNSET:
+            return False
+        return any(
+            look.kept is not None
+            and not isinstance(look.webhook, Unusable)
+            and look.kept.state.disabled is None
+            and look.kept.state.cursor < look.record.next_index - 1
+            for look in await self.look(record)
+        )
+
     async def redeliver(self, task_id: str, number: int, from_index: int | None = None) -> None:
         """Deliver the dead letters of a webhook again, or everything from an index on; one that was
         disabled is so no more.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from ..protocols import NO_TIMERS, Timer, Timers
@@ -49,14 +51,27 @@ class TaskTimers(Steps):
                 return [Timer(id_, kind, until_ms) for _, id_ in wanted if id_ in taken]
             # Others took all of them: there may be more.
 
-    async def _due(self, kind: str, now_ms: int, limit: int) -> list[_Due]:
+    async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        few = min(limit, 4 + limit // 64)
+        due = sorted(await self._due(kind, now_ms, few))
+        wanted = Counter(bucket_of(task_id) for _, task_id in due[:limit])
+        # Where all that a bucket gave are wanted, it may have more that are.
+        short = {bucket for bucket, count in wanted.items() if count == few < limit}
+        if short:
+            due = [pair for pair in due if bucket_of(pair[1]) not in short]
+            due = sorted(due + await self._due(kind, now_ms, limit, short))
+        return [Timer(task_id, kind, due_ms) for due_ms, task_id in due[:limit]]
+
+    async def _due(
+        self, kind: str, now_ms: int, limit: int, buckets: Iterable[int] = range(BUCKETS)
+    ) -> list[_Due]:
         looks = [
             self._commands.plain(
                 bucket,
                 *("ZRANGEBYSCORE", self._keys.due(bucket, kind), "-inf", now_ms),
                 *("WITHSCORES", "LIMIT", 0, limit),
             )
-            for bucket in range(BUCKETS)
+            for bucket in buckets
         ]
         due: list[_Due] = []
         for flat in await self._commands.do_all(looks):
@@ -76,10 +91,21 @@ class TaskTimers(Steps):
         return min(firsts)[0] if firsts else None
 
     async def set_timer(
-        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+        self,
+        task_id: str,
+        kind: str,
+        due_ms: int | None,
+        *,
+        if_due: int | None = None,
+        if_next: int | None = None,
     ) -> bool:
-        values = ("" if due_ms is None else due_ms, "" if if_due is None else if_due)
-        reply = await self._step("set_timer", task_id, kind, *values)
+        reply = await self._step(
+            "set_timer",
+            task_id,
+            timer_values({kind: due_ms}),
+            timer_values({} if if_due is None else {kind: if_due}),
+            "" if if_next is None else if_next,
+        )
         return bool(reply[0] == "done")
 
     async def put_task_note(
@@ -90,9 +116,17 @@ class TaskTimers(Steps):
         *,
         epoch: str,
         timers: Timers = NO_TIMERS,
+        if_due: Mapping[str, int] = NO_TIMERS,
     ) -> bool:
-        given = b"" if value is None else b"=" + value
-        reply = await self._step("put_task_note", task_id, epoch, name, given, timer_values(timers))
+        reply = await self._step(
+            "put_task_note",
+            task_id,
+            epoch,
+            name,
+            b"" if value is None else b"=" + value,
+            timer_values(timers),
+            timer_values(if_due),
+        )
         return bool(reply[0] == "done")
 
     async def task_note(self, task_id: str, name: str) -> bytes | None:

@@ -10,14 +10,27 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskExists
 from taskcast_trio.storage.bridge import open_bridge
-from taskcast_trio.storage.protocols import Timer
+from taskcast_trio.storage.protocols import PARKED_MS, Timer
 from taskcast_trio.storage.redis import RedisBackend, open_redis
 from taskcast_trio.storage.redis.keys import bucket_of
 
-from ..support import NOW, append, assert_dense, draft, event, key, latest, read_all, task, value
+from ..support import (
+    NOW,
+    append,
+    assert_dense,
+    draft,
+    event,
+    key,
+    latest,
+    piece,
+    read_all,
+    task,
+    value,
+)
 from .proxy import Proxy, proxied
 from .server import running as serving
 
@@ -113,7 +126,26 @@ async def test_no_step_is_done_twice_where_its_reply_is_lost(server, prefix):
         taken = await losing(store.take_due("a", now_ms=NOW, lease_ms=10, limit=5))
         assert taken == [Timer("t", "a", NOW + 10)]
         assert await losing(store.set_timer("t", "a", None, if_due=NOW + 10))
-        assert await losing(store.put_task_note("t", "n", b"v", epoch="EPOCH001"))
+        parked: Any = {"a": PARKED_MS}
+        assert await losing(store.set_timer("t", "a", PARKED_MS, if_next=1))
+        appended = await losing(store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW + 5}))
+        assert appended.first_index == 1
+        assert await store.next_due("a") == NOW + 5
+        assert await losing(
+            store.put_task_note(
+                "t", "n", b"v", epoch="EPOCH001", timers=parked, if_due={"a": NOW + 5}
+            )
+        )
+        moved = await losing(
+            store.transition(
+                task(status="completed"), [draft()], revision=1, hasten={"a": NOW + 6}, **epoch
+            )
+        )
+        assert moved.first_index == 2
+        assert await store.next_due("a") == NOW + 6
+        assert await losing(store.trim("t", [0, 1, 1], epoch="EPOCH001")) == 2
+        found = (await store.snapshot("t")).record
+        assert (found.trimmed, found.trims) == (1, 2)
         await store.put_note("k", b"value", expires_ms=None, now_ms=NOW)
         assert await losing(store.take_note("k", now_ms=NOW)) == b"value"
         await store.put_note("k", b"value", expires_ms=None, now_ms=NOW)
@@ -124,9 +156,28 @@ async def test_no_step_is_done_twice_where_its_reply_is_lost(server, prefix):
         assert not imported.replaced
         assert await losing(store.delete("t"))
         await store.create(task("e", "completed"), **epoch)
-        release = store.release("e", epoch="EPOCH001", revision=0, now_ms=NOW)
+        release = store.release("e", epoch="EPOCH001", revision=0, now_ms=NOW, unless=["a"])
         assert await losing(release)
         assert proxy.dropped == lost
+
+
+async def test_a_trim_that_has_to_tell_a_value_is_done_once_though_replies_are_lost(server, prefix):
+    other = replace(piece("b"), series_acc_field="type")
+    async with through(server, prefix) as (proxy, backend):
+        store = backend.store
+        await store.create(task(), epoch="EPOCH001", now_ms=NOW)
+        await append(store, piece("a"), other, piece("c"))
+        await store.transition(
+            task(status="completed"), [], revision=0, epoch="EPOCH001", now_ms=NOW
+        )
+        was = (await store.snapshot("t")).values["s"]
+        proxy.drop_every = 2
+        assert await store.trim("t", [0, 2], epoch="EPOCH001") == 2
+        proxy.drop_every = 0
+        assert proxy.dropped > 1
+        found = await store.snapshot("t")
+        assert (found.record.trimmed, found.record.trims) == (2, 2)
+        assert found.values["s"].event == was.event
 
 
 async def test_a_frozen_server_holds_nobody_beyond_the_timeout(server, prefix):

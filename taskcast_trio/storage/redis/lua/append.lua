@@ -3,11 +3,12 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 now,
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 epoch:revision of the
 --   body that the caller has, 9 most events or '', 10 most bytes, 11 bytes of the rows' data,
---   12 parts of series (parts/log.lua), 13 timers to wake or '', 14... rows
+--   12 parts of series (parts/log.lua), 13 timers to wake or '', 14 timers to hasten or '',
+--   15... rows
 -- Result: ['done', ts, moved, record], ['gone'], ['ended', status], ['full', what, stored],
 --   ['reused'] or ['repeated', ts, moved, rows, record]; moved is a list of offset and place in
 --   turn
--- Use: keys reply head answers log announce
+-- Use: keys reply head timers answers log announce
 local known = call('GET', STEP)
 if known then
   return known
@@ -26,7 +27,7 @@ end
 if head.ended ~= '' then
   return refuse('ended', head.ended)
 end
-local first, count, size = 14, #ARGV - 13, tonumber(ARGV[11])
+local first, count, size = 15, #ARGV - 14, tonumber(ARGV[11])
 local parts = ARGV[12] == '' and {} or cmsgpack.unpack(ARGV[12])
 
 if ARGV[9] ~= '' then
@@ -55,14 +56,10 @@ end
 local ts, before = math.max(now, head.ts), head.next
 local moved, replaceable = append(head, ts, parts, size, first)
 if ARGV[13] ~= '' then
-  local wake = cmsgpack.unpack(ARGV[13])
-  for at = 1, #wake, 2 do
-    local due = call('ZSCORE', DUE .. wake[at], id)
-    if not due or wake[at + 1] < tonumber(due) then
-      call('HSET', HEAD, 't:' .. wake[at], '')
-      call('ZADD', DUE .. wake[at], wake[at + 1], id)
-    end
-  end
+  wake(id, ARGV[13])
+end
+if ARGV[14] ~= '' then
+  hasten(id, ARGV[14])
 end
 if key ~= '' then
   keep_answer(head, key, print, tonumber(ARGV[7]), now, ts, moved, before, replaceable)
