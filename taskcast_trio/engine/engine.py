@@ -63,6 +63,7 @@ from .replay import resolve_cursor
 from .subscription import Subscription
 from .timetable import Timetable
 from .watch import Watch
+from .webhooks.state import WEBHOOK
 
 
 def wall_clock_ms() -> int:
@@ -296,6 +297,7 @@ class TaskEngine:
                         now_ms=now_ms,
                         idempotency=idempotency,
                         timers=timers,
+                        hasten={WEBHOOK: now_ms},
                     )
             except RevisionConflict:
                 continue
@@ -307,6 +309,7 @@ class TaskEngine:
         if not commit.repeated:
             self.metrics.transitions.labels(commit.record.task.status).inc()
             self.metrics.events.inc(len(commit.entries))
+            self.timetable.appended(commit.record.task, self.clock())
 
     async def blocked_request(
         self,
@@ -358,15 +361,18 @@ class TaskEngine:
         """
         for number, draft in enumerate(drafts):
             validate.draft(draft, number)
+        now_ms = self.clock()
         commit = await self.store.append(
             task_id,
             drafts,
-            now_ms=self.clock(),
+            now_ms=now_ms,
             idempotency=_idempotency("publish", key, drafts),
             limits=self._log_limits,
+            hasten={WEBHOOK: now_ms},
         )
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
+            self.timetable.appended(commit.record.task, now_ms)
         return commit.entries
 
     def subscribe(self, task_id: str, follow: Follow | None = None) -> Subscription:
@@ -453,7 +459,7 @@ class TaskEngine:
         task, events = restore(request.archive)
         validate.task_id(task.id, "archive.task.id")
         check_request(task.blocked_request, "$.archive.task.blockedRequest")
-        due = self.timetable.at_start(task, self.clock())
+        due = self.timetable.at_start(task, self.clock(), imported=True)
         with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
                 task,

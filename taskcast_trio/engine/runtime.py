@@ -4,8 +4,9 @@ crashes.
 
 from __future__ import annotations
 
+import random
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ import trio
 
 from taskcast_trio.config import Config
 from taskcast_trio.core.cleanup import parse_rules
-from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
+from taskcast_trio.storage.protocols import Backend, Commit, LogLimits, LongTermStore
 
 from .archiver import Archiver
 from .backends import open_stores
@@ -26,9 +27,14 @@ from .fanout import Fanout
 from .metrics import Metrics
 from .scheduler import Scheduler
 from .timetable import Timetable
+from .webhooks import Dialer, Webhooks
+from .webhooks.opened import open_webhooks
+from .webhooks.state import WEBHOOK
 
 ARCHIVE_FLUSH_S: Final = 5.0
 """How long the end may take to archive what is not yet."""
+WEBHOOKS_S: Final = 3.0
+"""How long the tries that run then may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Runtime:
     started_ms: int
     scheduler: Scheduler
     cleaner: Cleaner
+    webhooks: Webhooks
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
 
@@ -57,17 +64,24 @@ async def open_runtime(
     *,
     clock: Callable[[], int] = wall_clock_ms,
     noise: Callable[[int], int] = secrets.randbits,
+    jitter: Callable[[], float] = random.random,
+    dialer: Dialer | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open a runtime; leaving the context ends its background tasks and closes its store.
 
-    ``clock`` gives Unix ms, ``noise(n)`` n random bits. A crash of a background task cancels the
+    ``clock`` gives Unix ms, ``noise(n)`` n random bits, ``jitter`` a number in [0, 1) for each wait
+    before a retry. ``dialer`` connects to receivers of webhooks in place of one that goes by the
+    configuration. A crash of a background task cancels the
     body and is raised from here, in an ExceptionGroup; the body's own exception is raised as it is.
     Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
-    async with open_stores(config) as stores:
+    metrics = Metrics()
+    async with (
+        open_stores(config) as stores,
+        open_webhooks(config, stores.backend, metrics, clock, jitter, dialer) as webhooks,
+    ):
         backend, archive = stores.backend, stores.archive
-        metrics = Metrics()
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
@@ -112,15 +126,18 @@ async def open_runtime(
             changed=archiver.changed if archiver else lambda: None,
         )
         timetable.tell(CLEANUP, cleaner.notify)
+        timetable.tell(WEBHOOK, webhooks.notify)
         bulletin = Bulletin(backend.peers)
         drain = trio.Event()
         raised: Exception | None = None
         async with trio.open_nursery(strict_exception_groups=True) as services:
             await services.start(fanout.run, name="fan-out")
-            await services.start(backend.broadcast.run, fanout, name="broadcast listener")
+            sink = _Sinks(fanout, webhooks)
+            await services.start(backend.broadcast.run, sink, name="broadcast listener")
             if backend.peers is not None:
                 await services.start(backend.peers.run, bulletin.heard, name="peers")
-            services.start_soon(_close_on_drain, drain, fanout, name="drain")
+            services.start_soon(_close_on_drain, drain, fanout, webhooks, name="drain")
+            await services.start(webhooks.run, name="webhooks")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
             await services.start(cleaner.run, name="cleaner")
@@ -136,12 +153,15 @@ async def open_runtime(
                     clock(),
                     scheduler,
                     cleaner,
+                    webhooks,
                     archive,
                     archiver,
                 )
             except Exception as error:
                 raised = error
             finally:
+                with trio.move_on_after(WEBHOOKS_S, shield=True):
+                    await webhooks.finish()
                 if archiver is not None:
                     with trio.move_on_after(ARCHIVE_FLUSH_S, shield=True):
                         await archiver.finish()
@@ -157,9 +177,26 @@ def _retention_ms(config: Config) -> int | None:
     return int(lifecycle.hot_retention_terminal_seconds * 1000)
 
 
-async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:
+async def _close_on_drain(drain: trio.Event, fanout: Fanout, webhooks: Webhooks) -> None:
     await drain.wait()
     fanout.close()
+    webhooks.close()
+
+
+class _Sinks:
+    """Hands what was committed to those who follow it."""
+
+    def __init__(self, fanout: Fanout, webhooks: Webhooks) -> None:
+        self._fanout = fanout
+        self._webhooks = webhooks
+
+    def committed(self, commit: Commit) -> None:
+        self._fanout.committed(commit)
+        self._webhooks.committed(commit)
+
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        self._fanout.interrupted(task_ids)
+        self._webhooks.interrupted()
 
 
 @asynccontextmanager

@@ -27,6 +27,7 @@ from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord, 
 
 from .timer_loop import Outage, TimerLoop
 from .timetable import Timetable
+from .webhooks.state import WEBHOOK
 
 LEASE_MS: Final = 900
 """Less than the shortest ttl, so that a timer that was put off is never taken for one that was set
@@ -94,7 +95,7 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             for kind, loop in self._loops.items():
                 nursery.start_soon(loop.run, name=kind)
-            nursery.start_soon(self._sweep, name="deadline sweep")
+            await nursery.start(self._sweep, name="deadline sweep")
             task_status.started()
 
     async def _expire(self, timer: Timer) -> None:
@@ -142,6 +143,7 @@ class Scheduler:
                     epoch=record.epoch,
                     now_ms=now_ms,
                     timers=timers,
+                    hasten={WEBHOOK: now_ms},
                 )
         except RevisionConflict:
             return False
@@ -152,10 +154,12 @@ class Scheduler:
 
     # ---------------------------------------------------------------------------------------------
 
-    async def _sweep(self) -> None:
+    async def _sweep(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Once in the life of a store, give their timers to the tasks of a version that set none.
 
-        Their clocks begin then. A task that has its timers already may get them anew.
+        Their clocks begin then. Started once that is done, or has to wait for the store.
         """
         outage = Outage("the sweep for deadlines")
         while True:
@@ -164,38 +168,57 @@ class Scheduler:
                     await self._give_timers()
                     await self._hot.put_note(SWEPT, b"", expires_ms=None, now_ms=self._clock())
             except StoreUnavailable as error:
+                if outage.tries == 0:
+                    task_status.started()
                 await outage.wait(error)
             else:
-                return
+                break
+        if outage.tries == 0:
+            task_status.started()
+        outage.over()
 
     async def _give_timers(self) -> None:
         before_ms = self._clock()
-        given = 0
-        for listed in await self._hot.list_tasks(statuses=LIVE):
-            record: TaskRecord | None = listed
-            while record is not None and record.task.created_at < before_ms:
-                timers = timers_at_start(record.task, self._clock())
-                if not timers or await self._give(record, timers):
-                    given += bool(timers)
-                    break
-                record = await self._hot.get(record.task.id)
-        if given:
-            log.info("deadlines_set", tasks=given)
+        left = [
+            record
+            for record in await self._hot.list_tasks(statuses=LIVE)
+            if record.task.created_at < before_ms and timers_at_start(record.task, before_ms)
+        ]
+        away: list[StoreUnavailable] = []
 
-    async def _give(self, record: TaskRecord, timers: Mapping[str, int]) -> bool:
-        """A change of nothing but the timers; False where the task is to be read again."""
-        try:
-            await self._store.transition(
-                record.task,
-                (),
-                revision=record.revision,
-                epoch=record.epoch,
-                now_ms=self._clock(),
-                timers=timers,
-            )
-        except RevisionConflict:
-            return False
-        except (TaskNotFound, TaskEnded):
-            return True
-        self.notify(timers)
-        return True
+        async def give() -> None:
+            while left and not away:
+                try:
+                    await self._give(left.pop())
+                except StoreUnavailable as error:
+                    away.append(error)
+
+        if left:
+            log.info("deadlines_of_before", tasks=len(left))
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(AT_ONCE, len(left))):
+                nursery.start_soon(give)
+        if away:
+            raise away[0]
+
+    async def _give(self, record: TaskRecord | None) -> None:
+        """A change of nothing but the timers."""
+        while record is not None:
+            now_ms = self._clock()
+            timers = timers_at_start(record.task, now_ms)
+            try:
+                await self._store.transition(
+                    record.task,
+                    (),
+                    revision=record.revision,
+                    epoch=record.epoch,
+                    now_ms=now_ms,
+                    timers=timers,
+                )
+            except RevisionConflict:
+                record = await self._hot.get(record.task.id)
+            except (TaskNotFound, TaskEnded):
+                return
+            else:
+                self.notify(timers)
+                return

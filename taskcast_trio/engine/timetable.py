@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec import UNSET
+
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import Timers
+from taskcast_trio.storage.protocols import PARKED_MS, Timers
 
 from .cleanup_plan import CLEANUP, CleanupPlan
+from .webhooks.state import WEBHOOK
+from .webhooks.state import timers_of as webhook_timers
 
 
 class Timetable:
@@ -23,9 +27,11 @@ class Timetable:
         """Call ``notify`` with each time that a timer of this kind is set to; it must not wait."""
         self._loops[kind] = notify
 
-    def at_start(self, task: Task, now_ms: int) -> dict[str, int]:
+    def at_start(self, task: Task, now_ms: int, *, imported: bool = False) -> dict[str, int]:
         """What is due for a task that is created, imported, or taken in from the archive."""
-        return timers_at_start(task, now_ms) | self._cleanup(task)
+        # What an import brings is to be delivered; its timer must differ from any lease of before.
+        webhooks = webhook_timers(task, due_ms=now_ms + 1 if imported else PARKED_MS)
+        return timers_at_start(task, now_ms) | self._cleanup(task) | webhooks
 
     def at_change(
         self, before: Task, after: Task, now_ms: int, *, new_ttl: bool
@@ -36,6 +42,11 @@ class Timetable:
     def _cleanup(self, task: Task) -> dict[str, int]:
         due_ms = self.plan.due_of(task)
         return {} if due_ms is None else {CLEANUP: due_ms}
+
+    def appended(self, task: Task, now_ms: int) -> None:
+        """There is something new in the task's log."""
+        if task.webhooks is not UNSET and task.webhooks:
+            self.set({WEBHOOK: now_ms})
 
     def set(self, timers: Timers) -> None:
         """These were set, or may have been."""

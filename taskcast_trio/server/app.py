@@ -13,7 +13,15 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.engine import Runtime
 
-from . import answers, routes_auth, routes_cleanup, routes_events, routes_service, routes_tasks
+from . import (
+    answers,
+    routes_auth,
+    routes_cleanup,
+    routes_events,
+    routes_service,
+    routes_tasks,
+    routes_webhooks,
+)
 from .auth.admission import Admissions
 from .auth.custom import Authenticate
 from .auth.gate import Authenticator, Gate
@@ -100,6 +108,7 @@ def create_app(
     routes_tasks.register(app, runtime, admissions)
     routes_events.register(app, runtime)
     routes_cleanup.register(app, runtime)
+    routes_webhooks.register(app, runtime)
     routes_auth.register(app, runtime, tickets, revocations, admissions, how.verifier)
     hot = HotRoutes(cast(ASGIApp, app.asgi_app), runtime, admissions)
     gate = Gate(

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from taskcast_trio.core.model import Task
 
 from ..protocols import TaskRecord
-from ..sqlite.recent import Recent
+from ..recent import Recent
 from .rows import unpack_body, unpack_former
 
 _MAX_BYTES: Final = 32 * 1024 * 1024

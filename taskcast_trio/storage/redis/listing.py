@@ -96,6 +96,10 @@ class Listing(Steps):
         return records
 
     async def count(self) -> int:
+        if self._commands.undivided:
+            look = self._commands.on_all(script("count_all"), "order")
+            count: int = await self._commands.do(look)
+            return count
         steps = [
             self._commands.plain(bucket, "ZCARD", key)
             for bucket, key in enumerate(self._keys.order)

@@ -8,6 +8,7 @@ so that none is lost with a connection.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -54,7 +55,10 @@ class RedisPeers:
         self._changed: set[str] = set()
         self._change = trio.Event()
         self._others: list[str] = []
-        self._heard = 0
+        self._heard: int | None = None
+        """The number of the newest message that is known; those before the first look are not for
+        this process.
+        """
 
     def changed(self, task_id: str) -> None:
         """More or fewer follow this task here than before. Never waits."""
@@ -69,7 +73,7 @@ class RedisPeers:
     ) -> None:
         """See :meth:`Peers.run`."""
         with suppress(StoreUnavailable):  # it comes back, and the next beat with it
-            await self._beat(None)
+            await self._beat(hear)
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
@@ -90,7 +94,7 @@ class RedisPeers:
             except StoreUnavailable:
                 continue
 
-    async def _beat(self, hear: Callable[[bytes], None] | None) -> None:
+    async def _beat(self, hear: Callable[[bytes], None]) -> None:
         """Show that this process is there, and see who else is, and what they say."""
         plain, name = self._commands.plain, self._name
         (seconds, micros), is_known = await self._commands.do_all(
@@ -110,9 +114,11 @@ class RedisPeers:
         )
         self._others = [each for raw in names if (each := raw.decode()) != name]
         last = int(float(newest[1])) if newest else 0
-        if hear is None or last < self._heard:  # the latter: Redis has lost them
-            self._heard = last if hear is None else 0
-        if hear is not None and last > self._heard:
+        if self._heard is None:
+            self._heard = last
+        elif last < self._heard:  # Redis has lost them: what there is now is new
+            self._heard = 0
+        if last > self._heard:
             await self._listen(hear)
 
     async def _listen(self, hear: Callable[[bytes], None]) -> None:
@@ -179,7 +185,15 @@ class RedisPeers:
         """See :meth:`Peers.tell`."""
         name = self._commands.request()
         await self._commands.do(
-            self._commands.on_keys(script("tell"), 0, (self._messages,), message, MESSAGES, name)
+            self._commands.on_keys(
+                script("tell"),
+                0,
+                (self._messages,),
+                message,
+                MESSAGES,
+                name,
+                time.time_ns() // 1000,
+            )
         )
 
     async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:

@@ -17,8 +17,8 @@ from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Draft, Event, Level, SeriesMode, Task
 from taskcast_trio.core.series import SeriesValues, field_of, fold, joined, text_of
 
+from ..packed_task import pack_task, unpack_task
 from ..protocols import Former
-from ..sqlite.rows import pack_task, unpack_task
 
 pack: Final = msgspec.msgpack.Encoder().encode
 unpack: Final = msgspec.msgpack.Decoder().decode

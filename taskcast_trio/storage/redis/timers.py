@@ -17,10 +17,18 @@ _Due: TypeAlias = tuple[int, str]
 
 
 class TaskTimers(Steps):
-    """A look at all buckets is one crossing; only those that have something due run a script."""
+    """A look at all buckets is one script. In a cluster it is one crossing, after which only those
+    run a script that have something due.
+    """
 
     async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
         until_ms = now_ms + lease_ms
+        if self._commands.undivided:
+            remember_ms = self._commands.remember_ms
+            values = (now_ms, until_ms, limit, remember_ms)
+            step = self._commands.on_all(script("take_due_all"), f"due:{kind}", *values, step=True)
+            ids = unpack(await self._commands.do(step))
+            return [Timer(task_id, kind, until_ms) for task_id in ids]
         while True:
             wanted = sorted(await self._due(kind, now_ms, limit))[:limit]
             by_bucket: dict[int, list[str | int]] = {}
@@ -44,6 +52,7 @@ class TaskTimers(Steps):
             # Others took all of them: there may be more.
 
     async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        # For people who look, not for a loop: a crossing or two will do.
         few = min(limit, 4 + limit // 64)
         due = sorted(await self._due(kind, now_ms, few))
         wanted = Counter(bucket_of(task_id) for _, task_id in due[:limit])
@@ -71,6 +80,10 @@ class TaskTimers(Steps):
         return due
 
     async def next_due(self, kind: str) -> int | None:
+        if self._commands.undivided:
+            look = self._commands.on_all(script("next_due_all"), f"due:{kind}")
+            due_ms: int | None = await self._commands.do(look)
+            return due_ms
         looks = [
             self._commands.plain(bucket, "ZRANGE", self._keys.due(bucket, kind), 0, 0, "WITHSCORES")
             for bucket in range(BUCKETS)

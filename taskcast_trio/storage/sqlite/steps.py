@@ -17,6 +17,7 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.model import Draft, Event, Task
 
+from ..packed_task import pack_task
 from ..protocols import (
     NO_TIMERS,
     PARKED_MS,
@@ -29,7 +30,7 @@ from ..protocols import (
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of
-from .rows import pack_former, pack_task
+from .rows import pack_former
 
 
 def create(

@@ -109,8 +109,8 @@ class LocalServer:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[LocalServer]:
-    server = LocalServer(*options)
+def running(*options: str, port: int | None = None) -> Iterator[LocalServer]:
+    server = LocalServer(*options, port=port)
     try:
         server.start()
         yield server
