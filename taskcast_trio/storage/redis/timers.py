@@ -52,6 +52,7 @@ class TaskTimers(Steps):
             # Others took all of them: there may be more.
 
     async def list_due(self, kind: str, *, now_ms: int, limit: int) -> list[Timer]:
+        # For people who look, not for a loop: a crossing or two will do.
         few = min(limit, 4 + limit // 64)
         due = sorted(await self._due(kind, now_ms, few))
         wanted = Counter(bucket_of(task_id) for _, task_id in due[:limit])

@@ -14,16 +14,22 @@ if not head or head.epoch ~= ARGV[3] or head.ended == '' then
   return refuse('done', 0)
 end
 local found, gone = {}, {}
-for _, index in ipairs(cmsgpack.unpack(ARGV[4])) do
-  local one = index < head.next and call('XRANGE', LOG, index + 1, index + 1)[1]
-  if one then
+local wanted, at = cmsgpack.unpack(ARGV[4]), 1
+while wanted[at] and wanted[at] < head.next do
+  local first = wanted[at]
+  while wanted[at + 1] == wanted[at] + 1 do
+    at = at + 1
+  end
+  for _, one in ipairs(call('XRANGE', LOG, first + 1, wanted[at] + 1)) do
+    local number, place = string.match(one[1], '^(%d+)-(%d+)$')
     local size, series, id = told_by(one[2][4])
-    found[#found + 1] = {index = index, key = one[1], time = one[2][2], row = one[2][4],
-      size = size, id = id}
+    found[#found + 1] = {index = tonumber(number) - 1, place = tonumber(place), key = one[1],
+      time = tonumber(one[2][2]), row = one[2][4], size = size, id = id}
     if series then
       gone[series] = (gone[series] or 0) + 1
     end
   end
+  at = at + 1
 end
 if #found == 0 then
   return refuse('done', 0)
@@ -46,11 +52,10 @@ end
 
 local events = {}
 for _, event in ipairs(found) do
-  local index = event.index
-  events[index] = event
+  events[event.index] = event
   call('XDEL', LOG, event.key)
-  if tonumber(string.match(event.key, '%d+$')) ~= index then
-    call('ZREM', MOVED, index)
+  if event.place ~= event.index then
+    call('ZREM', MOVED, event.index)
   end
   if event.id then
     call('HDEL', FOREIGN, event.id)
@@ -66,12 +71,13 @@ for series, count in pairs(gone) do
     call('UNLINK', TEXT .. series)
   else
     if newest and not state[ROW] then
-      state[TIME], state[ROW] = tonumber(newest.time), newest.row
+      state[TIME], state[ROW] = newest.time, newest.row
     end
     call('HSET', SERIES, series, pack(state))
   end
 end
-keep_rows(events)
+local lowest, highest = found[1].index, found[#found].index
+keep_rows(events, lowest, highest)
 call('HSET', HEAD, 'ev', head.ev - #found, 'by', head.by, 'trimmed',
-  math.max(head.trimmed, found[#found].index), 'trims', head.trims + #found)
+  math.max(head.trimmed, highest), 'trims', head.trims + #found)
 return done(refuse('done', #found))

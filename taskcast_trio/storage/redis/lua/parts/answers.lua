@@ -14,7 +14,7 @@ end
 
 local function keep_answer(head, key, print, expires, now, ts, moved, first, kept)
   prune(now)
-  local answer = pack({expires, print, head.rev, head.next, ts, moved, first, kept})
+  local answer = pack({first, head.next, expires, print, head.rev, ts, moved, kept})
   call('HSET', ANSWERS, key, answer)
   call('ZADD', EXPIRIES, expires, key)
   local life = expires - now + SLACK
@@ -24,19 +24,23 @@ local function keep_answer(head, key, print, expires, now, ts, moved, first, kep
   end
 end
 
--- Keep the rows of events that leave the log, by their index, with the answers that show them.
-local function keep_rows(events)
+-- Keep the rows of events that leave the log, by their index, with the answers that show them. There
+-- may be many answers: of those that show none of them, only the beginning is read.
+local function keep_rows(events, lowest, highest)
   local answers = call('HGETALL', ANSWERS)
   for at = 1, #answers, 2 do
-    local answer, changed = cmsgpack.unpack(answers[at + 1]), false
-    local next, first, kept = answer[4], answer[7], answer[8]
-    for index = first, next - 1 do
-      if events[index] and not kept[index - first + 1] then
-        kept[index - first + 1], changed = events[index].row, true
+    local _, first, next = cmsgpack.unpack_limit(answers[at + 1], 2, 1)
+    if first <= highest and next > lowest then
+      local answer, changed = cmsgpack.unpack(answers[at + 1]), false
+      local kept = answer[8]
+      for index = math.max(first, lowest), math.min(next - 1, highest) do
+        if events[index] and not kept[index - first + 1] then
+          kept[index - first + 1], changed = events[index].row, true
+        end
       end
-    end
-    if changed then
-      call('HSET', ANSWERS, answers[at], pack(answer))
+      if changed then
+        call('HSET', ANSWERS, answers[at], pack(answer))
+      end
     end
   end
 end
@@ -47,7 +51,7 @@ local function repeated(head, key, print, now)
   if not packed then
     return nil
   end
-  local expires, known, rev, next, ts, moved, first, kept = unpack(cmsgpack.unpack(packed))
+  local first, next, expires, known, rev, ts, moved, kept = unpack(cmsgpack.unpack(packed))
   if expires <= now then
     return nil
   end
