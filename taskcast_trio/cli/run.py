@@ -21,6 +21,7 @@ import trio
 from taskcast_trio import __version__
 from taskcast_trio.cli.processes import ChildFailed, Inherited, inherited, supervise
 from taskcast_trio.config import Config, Loaded, Secret
+from taskcast_trio.engine.backends import open_stores
 from taskcast_trio.engine.runtime import open_runtime
 from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_logging
 from taskcast_trio.server.access import AccessLog
@@ -88,6 +89,8 @@ def run(loaded: Loaded) -> int:
 async def _supervise(loaded: Loaded, config: Config, new_admin_token: str | None) -> bool:
     """Run the processes that serve; whether all of them ended by draining."""
     environment = {"TASKCAST_ADMIN_TOKEN": new_admin_token} if new_admin_token else {}
+    async with open_stores(config):
+        pass  # they answer, so that no port is bound in vain
     try:
         return await supervise(
             config,
