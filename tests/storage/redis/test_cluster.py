@@ -11,7 +11,7 @@ from taskcast_trio.core.errors import NotFound
 from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.redis.keys import bucket_of
 
-from ..support import NOW, append, draft, read_all, task
+from ..support import NOW, append, draft, piece, read_all, task, text
 from .cluster import cluster, url_of
 from .server import LocalServer
 from .support import PATIENCE_S, Results, number, process
@@ -41,6 +41,8 @@ async def test_tasks_are_spread_over_the_nodes_and_read_as_one_store(nodes, pref
         assert [record.task.id for record in await store.list_tasks()] == ids
         assert [len(await read_all(store, id_)) for id_ in ids] == [1] * TASKS
         assert await store.next_due("a") == NOW + 1
+        due = await store.list_due("a", now_ms=NOW + TASKS, limit=TASKS // 2)
+        assert [timer.task_id for timer in due] == ids[: TASKS // 2 - 1 : -1]
         taken = [
             timer.task_id
             for _ in range(TASKS // 10)
@@ -51,6 +53,21 @@ async def test_tasks_are_spread_over_the_nodes_and_read_as_one_store(nodes, pref
         assert await store.count() == TASKS - 1
         with pytest.raises(NotFound):
             await read_all(store, ids[0])
+
+
+async def test_logs_are_trimmed_at_their_nodes(nodes, prefix):
+    async with open_redis(url_of(nodes), prefix=prefix) as backend:
+        store = backend.store
+        for id_ in "abcdef":
+            await store.create(task(id_), epoch="EPOCH001", now_ms=NOW)
+            await append(store, piece("a"), piece("b"), id_=id_)
+            await store.transition(
+                task(id_, "completed"), [], revision=0, epoch="EPOCH001", now_ms=NOW
+            )
+            assert await store.trim(id_, [1], epoch="EPOCH001") == 1
+            assert text((await store.snapshot(id_)).values["s"]) == "ab"
+            assert await store.trim(id_, [0], epoch="EPOCH001") == 1
+            assert (await store.snapshot(id_)).values == {}
 
 
 async def test_what_is_published_at_one_process_reaches_the_others(nodes, prefix):
