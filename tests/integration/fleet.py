@@ -93,7 +93,7 @@ class Follower:
         while not self.done:
             url = self._urls[next(self._turns) % len(self._urls)]
             try:
-                await self._read(url, task_status)
+                await self._read(url, task_status.started)
             except OSError:
                 pass
             except trio.BrokenResourceError:
@@ -101,7 +101,7 @@ class Follower:
             if not self.done:
                 await trio.sleep(PAUSE_S)
 
-    async def _read(self, url: str, task_status: trio.TaskStatus[None]) -> None:
+    async def _read(self, url: str, opened: Callable[[], object]) -> None:
         host, _, port = url.removeprefix("http://").partition(":")
         self._ended, self._text = False, b""
         parser = httptools.HttpResponseParser(self)
@@ -114,7 +114,7 @@ class Follower:
                 if parser.get_status_code() != 200:
                     return  # it drains, or Redis is away
                 if not self.connections:
-                    task_status.started()
+                    opened()
                 self.connections += 1
 
     def on_body(self, data: bytes) -> None:
