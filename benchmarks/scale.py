@@ -24,6 +24,7 @@ class Scale:
     latencies: tuple[tuple[int, int], ...]
     """Subscribers, and publishes measured with them."""
     pieces: tuple[int, ...]
+    redis_pieces: tuple[int, int]
     idle_streams: int
 
     def within(self, open_files: int) -> Scale:
@@ -42,6 +43,7 @@ FULL = Scale(
     replays=(20_000, 100_000),
     latencies=((1, 1_000), (100, 500), (1_000, 200)),
     pieces=(5_000, 10_000, 20_000),
+    redis_pieces=(5_000, 40_000),
     idle_streams=AIMED_STREAMS,
 )
 QUICK = Scale(
@@ -54,6 +56,7 @@ QUICK = Scale(
     replays=(200, 400),
     latencies=((1, 5), (5, 5)),
     pieces=(100, 200, 400),
+    redis_pieces=(100, 400),
     idle_streams=20,
 )
 
@@ -159,4 +162,26 @@ def rows(scale: Scale) -> list[Row]:
             Unit.EVENTS,
         ),
         Row("postgres", "postgres-replay-memory", "PostgreSQL: memory that replay takes", Unit.MIB),
+        Row("redis", "redis-single", "redis: single publish", Unit.REQUESTS, 1.8),
+        Row("redis", "redis-batch", "redis: publish in batches of 100", Unit.EVENTS, 6.5),
+        *(
+            Row(
+                "redis",
+                f"redis-accumulate-{count}",
+                f"redis: accumulate, {count:,} pieces in batches of 100",
+                Unit.EVENTS,
+                7,
+            )
+            for count in scale.redis_pieces
+        ),
+        Row(
+            "redis",
+            "redis-accumulate-growth",
+            "redis: time per piece, {1:,} to {0:,} pieces".format(*scale.redis_pieces),
+            Unit.TIMES,
+            1.5,
+        ),
+        Row("redis", "redis-latency-p50", "redis: publish to delivery by another, p50", Unit.MS),
+        Row("redis", "redis-latency-p99", "redis: publish to delivery by another, p99", Unit.MS),
+        Row("redis", "redis-memory", "redis: its memory for 1,000 events", Unit.KIB),
     ]

@@ -162,28 +162,37 @@ def latency(bench: Bench) -> Results:
                     started = time.monotonic_ns()
                     publisher.exchange(request)
                     times_ms.append((readers.mark() - started) / 1e6)
-        centiles = statistics.quantiles(times_ms, n=100, method="inclusive")
-        results.figures[f"latency-{crowd}-p50"] = centiles[49]
-        results.figures[f"latency-{crowd}-p99"] = centiles[98]
+        _centiles(results, f"latency-{crowd}", times_ms)
     return results
+
+
+def _centiles(results: Results, key: str, times_ms: list[float]) -> None:
+    centiles = statistics.quantiles(times_ms, n=100, method="inclusive")
+    results.figures[f"{key}-p50"] = centiles[49]
+    results.figures[f"{key}-p99"] = centiles[98]
 
 
 def accumulate(bench: Bench) -> Results:
     """Pieces of one text, in batches of 100, until a live subscriber has the last of them."""
     results = Results()
+    _accumulate(bench, results, "accumulate", bench.scale.pieces)
+    return results
+
+
+def _accumulate(bench: Bench, results: Results, key: str, pieces: tuple[int, ...]) -> None:
     seconds_each = []
-    for count in bench.scale.pieces:
+    for count in pieces:
         with bench.server.task() as path, following(bench.server, path, 1, count) as readers:
             readers.live()
+            bench.server.settle()  # what comes before it listens would be in a snapshot
             request = packet("POST", path, PIECES)
             with Connection(bench.server.port) as publisher:
                 watch = Stopwatch(bench.server)
                 for _ in range(count // 100):
                     publisher.exchange(request)
-                seconds = watch.read(results, f"accumulate-{count}", count, readers.mark())
+                seconds = watch.read(results, f"{key}-{count}", count, readers.mark())
             seconds_each.append(seconds / count)
-    results.figures["accumulate-growth"] = seconds_each[-1] / seconds_each[0]
-    return results
+    results.figures[f"{key}-growth"] = seconds_each[-1] / seconds_each[0]
 
 
 def idle(bench: Bench) -> Results:
@@ -257,6 +266,45 @@ def postgres(bench: Bench) -> Results:
     return results
 
 
+def redis(bench: Bench) -> Results:
+    """Publishes that Redis has taken, and the way from one process over Redis to a subscriber at
+    another.
+
+    Redis shares the client's core: what it needs is missing there, not at the server.
+    """
+    results = Results()
+    events = bench.scale.replays[0]
+    with databases.redis() as store:
+        options = ("--redis-url", store.url)
+        with servers.ours("redis", *options) as server:
+            stored = replace(bench, server=server)
+            with server.task() as path:
+                _rate(stored, results, "redis-single", path, ONE, 1)
+            with server.task() as path:
+                _rate(stored, results, "redis-batch", path, HUNDRED, 100)
+            _accumulate(stored, results, "redis-accumulate", bench.scale.redis_pieces)
+            with server.task() as path:
+                _publish_all(server, path, events)
+                taken = databases.memory_kib(store, path.split("/")[2])
+                results.figures["redis-memory"] = taken / events * 1000
+        with servers.ours("redis", *options) as one, servers.ours("redis", *options) as other:
+            publishes = bench.scale.latencies[0][1]
+            times_ms = []
+            with one.task() as path, following(other, path, 1, 1) as readers:
+                readers.live()
+                request = packet("POST", path, ONE)
+                with Connection(one.port) as publisher:
+                    for _ in range(publishes):
+                        started = time.monotonic_ns()
+                        publisher.exchange(request)
+                        times_ms.append((readers.mark() - started) / 1e6)
+            _centiles(results, "redis-latency", times_ms)
+    for row in ("redis-single", "redis-batch"):
+        results.notes[row] = "Redis, with an append-only file, shares the client's core"
+    results.notes["redis-latency-p50"] = "both servers on one core, Redis and the client on another"
+    return results
+
+
 def _publish_all(server: Server, path: str, count: int) -> None:
     request = packet("POST", path, HUNDRED)
     with Connection(server.port) as publisher:
@@ -300,4 +348,5 @@ BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
     "idle": idle,
     "sqlite": sqlite,
     "postgres": postgres,
+    "redis": redis,
 }

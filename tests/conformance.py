@@ -1,9 +1,9 @@
 """Runs the wire contract's conformance kit against this server.
 
-    python -m tests.conformance [--postgres] [--redis] KIT [PROFILE ...] [-- START OPTION ...]
+    python -m tests.conformance [--postgres] [--redis] KIT_FOLDER [PROFILE ...] [-- OPTION ...]
 
 With --postgres the server archives in a PostgreSQL, with --redis it stores in a Redis, that is
-started for it.
+started for it. OPTIONs are those of `taskcast-trio start`.
 Two of the kit's scenarios can't be met and are expected to fail; when one passes, or another
 fails, so does this.
 """

@@ -129,13 +129,16 @@ class Receiver:
 
 @asynccontextmanager
 async def receiving(
-    *scripts: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    *scripts: Script,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Receiver]:
-    """A receiver on a free port, for at most 20 s.
+    """A receiver on a free port, for at most ``patience_s``.
 
     The first script answers the first request, and the last one all that come after.
     """
-    with trio.fail_after(PATIENCE_S):
+    with trio.fail_after(patience_s):
         async with trio.open_nursery() as nursery:
             listeners = await trio.open_tcp_listeners(0, host=host)
             port = listeners[0].socket.getsockname()[1]

@@ -16,7 +16,7 @@ NAME = "taskcast_trio"
 
 MAY_IMPORT = {
     "core": {"core"},
-    "config": {"config", "core.cleanup", "core.errors"},
+    "config": {"config", "core.addresses", "core.cleanup", "core.errors"},
     "storage": {"storage", "core", "config"},
     "engine": {"engine", "storage", "core", "config"},
     "server": {"server", "engine", "storage", "core", "config", "logs"},

@@ -11,6 +11,7 @@ from taskcast_trio.cli.cleanup import cleanup
 from taskcast_trio.cli.migrate import migrate
 from taskcast_trio.cli.ping import ping
 from taskcast_trio.cli.start import start
+from taskcast_trio.cli.webhooks import webhooks
 
 _OWN_OPTIONS: Final = ("--help", "--version")
 
@@ -38,3 +39,4 @@ main.add_command(start)
 main.add_command(migrate)
 main.add_command(ping)
 main.add_command(cleanup)
+main.add_command(webhooks)

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import secrets
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ import trio
 from taskcast_trio import __version__
 from taskcast_trio.cli.processes import ChildFailed, Inherited, inherited, supervise
 from taskcast_trio.config import Config, Loaded, Secret
+from taskcast_trio.engine.backends import open_stores
 from taskcast_trio.engine.runtime import open_runtime
 from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_logging
 from taskcast_trio.server.access import AccessLog
@@ -76,7 +78,9 @@ def run(loaded: Loaded) -> int:
             else:
                 drained = trio.run(_serve, loaded, config, new_admin_token, at_end, child)
     except* (CannotListen, ChildFailed, StoreRefused) as group:
-        click.echo(f"Error: {_first(group)}", err=True)
+        first = _first(group)
+        if not (isinstance(first, ChildFailed) and first.said):
+            click.echo(f"Error: {first}", err=True)
     except* Exception as group:
         log.critical("crashed", exc_info=group)
     return EXIT_OK if drained else EXIT_FAILED
@@ -85,6 +89,8 @@ def run(loaded: Loaded) -> int:
 async def _supervise(loaded: Loaded, config: Config, new_admin_token: str | None) -> bool:
     """Run the processes that serve; whether all of them ended by draining."""
     environment = {"TASKCAST_ADMIN_TOKEN": new_admin_token} if new_admin_token else {}
+    async with open_stores(config):
+        pass  # they answer, so that no port is bound in vain
     try:
         return await supervise(
             config,
@@ -138,8 +144,10 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             if lines is not None:
                 nursery.start_soon(_flush, lines)
-            await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
-            if child is not None:
+            if child is None:
+                await nursery.start(_end_by_signal, runtime.drain, nursery.cancel_scope)
+            else:
+                await nursery.start(_drain_by_signal, runtime.drain)
                 nursery.start_soon(_end_with_parent, child, runtime.drain)
             async with trio.open_nursery() as serving:
                 # Beside serve, not around it: a drain may be over before this task has run.
@@ -182,6 +190,14 @@ async def _end_by_signal(
     await run_until_signal(drain)
     log.warning("second signal: ending at once")
     scope.cancel()
+
+
+async def _drain_by_signal(drain: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    """A child is ended at once by its parent only: see :func:`inherited`."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for _ in signals:
+            drain.set()
 
 
 async def _watch_drain(drain: trio.Event, grace_s: float, at_end: ExitStack) -> None:

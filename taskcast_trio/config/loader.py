@@ -23,6 +23,7 @@ from taskcast_trio.config.keys import (
 from taskcast_trio.config.schema import Config, Jwt, Section
 from taskcast_trio.config.secret import Secret
 from taskcast_trio.config.values import convert, parse_text, unknown
+from taskcast_trio.core.addresses import AddressPolicy
 from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.core.errors import BadRequest
 
@@ -41,8 +42,6 @@ WITHOUT_EFFECT: Final = (
     "storageLifecycle.storageLockTtlSeconds",
     "storageLifecycle.ttlSweepIntervalSeconds",
     "storageLifecycle.ttlSweepBatchSize",
-    "webhook",
-    "workers",
 )
 """Keys, or sections, that this version checks and does not act on."""
 
@@ -253,6 +252,14 @@ def _check_together(config: Config, merged: Layer) -> None:
         refuse("cors.origins", 'expected "*" or origins like https://app.example, without a path')
     if not all(map(_TOKEN.fullmatch, cors.headers)):
         refuse("cors.headers", "expected names of header fields")
+    for path, texts in (
+        ("webhook.allow", config.webhook.allow),
+        ("webhook.deny", config.webhook.deny),
+    ):
+        try:
+            AddressPolicy.of(allow=texts)
+        except ValueError as error:
+            refuse(path, str(error))
 
 
 def _advice(config: Config) -> Iterator[str]:

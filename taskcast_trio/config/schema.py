@@ -142,13 +142,27 @@ class Cleanup(Section, frozen=True):
 class Retry(Section, frozen=True):
     retries: Annotated[int, Meta(ge=0, le=100)] = 3
     backoff: Literal["fixed", "linear", "exponential"] = "exponential"
-    initial_delay_ms: Ms = 1000
-    max_delay_ms: Ms = 30_000
-    timeout_ms: Ms = 5000
+    initial_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 1000
+    max_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
+    timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] = 5000
+    """Of one try as a whole."""
 
 
 class Webhook(Section, frozen=True):
     default_retry: Retry = Retry()
+    """For what the ``retry`` of a webhook does not say."""
+    allow_private: bool | None = None
+    """Whether receivers may be on this machine and in private networks. None: while auth.mode is
+    none."""
+    allow: tuple[str, ...] = ()
+    """Networks and hosts that may be connected to all the same: 10.1.0.0/16, hooks.internal,
+    *.internal."""
+    deny: tuple[str, ...] = ()
+    """Networks and hosts that may not; these win."""
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    """Tries at once."""
+    per_host: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    """Of them to one host."""
 
 
 class Limits(Section, frozen=True):

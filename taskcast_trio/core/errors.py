@@ -14,10 +14,12 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         TaskNotFound              404 task_not_found
         RequestNotFound           404 request_not_found    no blocked request to answer
         WorkerNotFound            404 worker_not_found
+        WebhookNotFound           404 webhook_not_found
       Conflict                    409 conflict
         TaskExists                409 task_exists
         InvalidTransition         409 invalid_transition
         RevisionConflict          409 revision_conflict    lost a race; reading again may help
+        TaskArchived              409 task_archived        the archive knows nothing of that
         NotPending                409 not_pending          the task is not there to be taken
         NoRoom                    409 no_room              the worker has no free slots for it
         StaleFence                409 stale_fence          the assignment is over
@@ -120,6 +122,13 @@ class WorkerNotFound(NotFound):
         super().__init__(f"Worker not found: {worker_id}")
 
 
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+
+    def __init__(self, task_id: str, number: int | str) -> None:
+        super().__init__(f"Task {task_id} has no webhook {number}")
+
+
 class Conflict(TaskcastError):
     status = 409
     code = "conflict"
@@ -151,6 +160,13 @@ class RevisionConflict(Conflict):
         super().__init__(f"Task {task_id} changed meanwhile")
 
 
+class TaskArchived(Conflict):
+    code = "task_archived"
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"Task {task_id} is archived: nothing is kept of its webhooks")
+
+
 class NotPending(Conflict):
     code = "not_pending"
 
@@ -160,7 +176,6 @@ class NotPending(Conflict):
 
 class NoRoom(Conflict):
     code = "no_room"
-    retryable = True
 
     def __init__(self, worker_id: str) -> None:
         super().__init__(f"Worker {worker_id} has no room for this task")

@@ -30,6 +30,7 @@ from taskcast_trio.storage.tiered import ARCHIVE
 
 from .metrics import Metrics
 from .timer_loop import Outage, TimerLoop
+from .webhooks.state import WEBHOOK
 
 RELEASE: Final = "release"
 """The kind of timer that is due where a task that has ended may leave the short-term store."""
@@ -44,7 +45,7 @@ LINGER_S: Final = 0.02
 
 LEASE_MS: Final = 60_000
 RELEASE_LEASE_MS: Final = 10 * 60_000
-"""Also how often a task is tried again whose idempotency keys keep it."""
+"""Also how often a task is tried again whose idempotency keys or webhooks keep it."""
 
 RELEASE_LOOK_S: Final = 60.0
 LOOK_AGAIN_S: Final = 5.0
@@ -354,7 +355,11 @@ class Archiver:
             await self._hot.set_timer(task_id, ARCHIVE, self._clock())
             self.changed()
         elif await self._hot.release(
-            task_id, epoch=record.epoch, revision=record.revision, now_ms=self._clock()
+            task_id,
+            epoch=record.epoch,
+            revision=record.revision,
+            now_ms=self._clock(),
+            unless=(WEBHOOK,),
         ):
             self._metrics.released.inc()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
 from taskcast_trio.storage.protocols import Peers
+
+_NAME_BYTES: Final = 8
 
 log = structlog.get_logger(__name__)
 
@@ -17,6 +21,7 @@ class Bulletin:
 
     def __init__(self, peers: Peers | None) -> None:
         self._peers = peers
+        self._name = secrets.token_bytes(_NAME_BYTES)
         self._listeners: defaultdict[str, list[Callable[[bytes], None]]] = defaultdict(list)
 
     def listen(self, topic: str, hear: Callable[[bytes], None]) -> None:
@@ -31,11 +36,13 @@ class Bulletin:
         """
         self._hand_over(topic, message)
         if self._peers is not None:
-            await self._peers.tell(topic.encode() + b"\0" + message)
+            await self._peers.tell(self._name + topic.encode() + b"\0" + message)
 
     def heard(self, told: bytes) -> None:
-        """Take what the store brings."""
-        topic, _, message = told.partition(b"\0")
+        """Take what the store brings, but for what this process has told itself."""
+        if told.startswith(self._name):
+            return
+        topic, _, message = told[_NAME_BYTES:].partition(b"\0")
         try:
             self._hand_over(topic.decode(), message)
         except Exception as error:

@@ -8,7 +8,7 @@ on where the log stands.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -39,11 +39,11 @@ from .timer_loop import Outage, TimerLoop
 PAGE_EVENTS: Final = 1000
 LEASE_MS: Final = 60_000
 LOOK_AGAIN_S: Final = 60.0
-ARCHIVE_WAIT_MS: Final = 5_000
-"""How long a log is left alone that is not archived yet."""
+WAIT_MS: Final = 5_000
+"""How long a log is left alone that is not archived, or not delivered to its webhooks, yet."""
 
-ARCHIVE_PATIENCE_MS: Final = 3_600_000
-"""For how long at most: a log that can't be archived is cleaned up all the same."""
+PATIENCE_MS: Final = 3_600_000
+"""For how long at most: a log that can't be is cleaned up all the same."""
 
 SWEEP_TASKS: Final = 500
 PREVIEW_TASKS: Final = 10_000
@@ -69,12 +69,17 @@ class _Work(Struct, frozen=True):
     next_ms: int | None
     """When the next rule is due that is not yet."""
 
+    @property
+    def due(self) -> list[PlannedRule]:
+        return self.trims if self.deletion is None else [self.deletion]
+
 
 class Cleaner:
     """Runs the rules of ``plan``; made by ``open_runtime``.
 
     ``store`` is what the engine has, ``hot`` its short-term part, with ``archive`` behind.
-    ``changed`` is called when there is something to be archived.
+    ``changed`` is called when there is something to be archived; ``owes`` tells whether some of a
+    log is still to be delivered.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class Cleaner:
         clock: Callable[[], int],
         archive: LongTermStore | None,
         changed: Callable[[], None],
+        owes: Callable[[TaskRecord], Awaitable[bool]],
     ) -> None:
         self._store = store
         self._hot = hot
@@ -95,6 +101,7 @@ class Cleaner:
         self._metrics = metrics
         self._clock = clock
         self._changed = changed
+        self._owes = owes
         self._turn = trio.Lock()
         """One task is cleaned up at a time."""
         self._lists: list[DueList] = [hot] if archive is None else [hot, archive]
@@ -184,11 +191,14 @@ class Cleaner:
                 return
             now_ms = self._clock()
             work = await self._work(record, now_ms)
-            if work.deletion is not None:
-                await self._delete(record, work.deletion, tally)
-            elif not work.trims:
+            if not work.due:
                 await self._settle(record, work.done, work.next_ms)
-            elif await self._is_archived(record, work.trims[0].due_ms, now_ms):
+            elif now_ms - work.due[0].due_ms <= PATIENCE_MS and await self._is_needed(record, work):
+                await self._hot.set_timer(task_id, CLEANUP, now_ms + WAIT_MS)
+                self.notify(now_ms + WAIT_MS)
+            elif work.deletion is not None:
+                await self._delete(record, work.deletion, tally)
+            else:
                 await self._trim(record, work, now_ms, tally)
 
     async def _work(self, record: TaskRecord, now_ms: int) -> _Work:
@@ -208,22 +218,22 @@ class Cleaner:
             tally.deleted(rule, record)
             self._metrics.cleaned_tasks.inc()
 
-    async def _is_archived(self, record: TaskRecord, due_ms: int, now_ms: int) -> bool:
-        """Whether the archiver is through with the log: else what it has just read would come back.
-        If not, the task is looked at again soon.
+    async def _is_needed(self, record: TaskRecord, work: _Work) -> bool:
+        """Whether a webhook is still to have some of the log, or the archiver is not through with
+        it: what that has just read would come back.
         """
         task_id = record.task.id
-        if self._archive is None or await self._hot.get(task_id) is None:
+        if await self._hot.get(task_id) is None:
+            return False
+        if await self._owes(record):
             return True
+        if self._archive is None or work.deletion is not None:
+            return False
         if is_whole(record, (await self._archive.extents([task_id])).get(task_id)):
-            return True
-        if now_ms - due_ms > ARCHIVE_PATIENCE_MS:
-            return True
-        await self._hot.set_timer(task_id, ARCHIVE, now_ms)
+            return False
+        await self._hot.set_timer(task_id, ARCHIVE, self._clock())
         self._changed()
-        await self._hot.set_timer(task_id, CLEANUP, now_ms + ARCHIVE_WAIT_MS)
-        self.notify(now_ms + ARCHIVE_WAIT_MS)
-        return False
+        return True
 
     async def _trim(self, record: TaskRecord, work: _Work, now_ms: int, tally: Tally) -> None:
         newest_ms = await self._walk(record, work.trims, now_ms, tally, trims=True)

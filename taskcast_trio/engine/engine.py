@@ -67,6 +67,7 @@ from .replay import resolve_cursor
 from .subscription import Subscription
 from .timetable import Timetable
 from .watch import Watch
+from .webhooks.state import WEBHOOK
 
 
 def wall_clock_ms() -> int:
@@ -325,6 +326,7 @@ class TaskEngine:
                         now_ms=now_ms,
                         idempotency=idempotency,
                         timers=timers,
+                        hasten={WEBHOOK: now_ms},
                     )
             except RevisionConflict:
                 continue
@@ -336,6 +338,7 @@ class TaskEngine:
         if not commit.repeated:
             self.metrics.transitions.labels(commit.record.task.status).inc()
             self.metrics.events.inc(len(commit.entries))
+            self.timetable.appended(commit.record.task, self.clock())
 
     async def blocked_request(
         self,
@@ -394,13 +397,15 @@ class TaskEngine:
         """
         for number, draft in enumerate(drafts):
             validate.draft(draft, number)
+        now_ms = self.clock()
         try:
             commit = await self.store.append(
                 task_id,
                 drafts,
-                now_ms=self.clock(),
+                now_ms=now_ms,
                 idempotency=_idempotency("publish", key, drafts),
                 limits=self._log_limits,
+                hasten={WEBHOOK: now_ms},
                 fence=fence,
             )
         except StaleFence:
@@ -413,6 +418,7 @@ class TaskEngine:
             raise assignment.refusal(task) from ended
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
+            self.timetable.appended(commit.record.task, now_ms)
         return commit.entries
 
     def subscribe(self, task_id: str, follow: Follow | None = None) -> Subscription:

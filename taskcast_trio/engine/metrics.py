@@ -76,6 +76,42 @@ class Metrics:
             "Events removed by cleanup rules from tasks that stayed",
             registry=self.registry,
         )
+        self.webhook_tries = Counter(
+            "taskcast_webhook_tries",
+            "Tries to deliver an event to a webhook",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.webhook_failures = Counter(
+            "taskcast_webhook_failures",
+            "Tries that failed, by the reason",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.webhook_dead_letters = Counter(
+            "taskcast_webhook_dead_letters",
+            "Events that were given up after the last try",
+            registry=self.registry,
+        )
+        self.webhook_lag = Histogram(
+            "taskcast_webhook_lag_seconds",
+            "From an event's timestamp to its delivery",
+            buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 3600),
+            registry=self.registry,
+        )
+        self.webhook_workers = Gauge(
+            "taskcast_webhook_tasks", "Tasks whose webhooks are at work", registry=self.registry
+        )
+        self.assigned = Counter(
+            "taskcast_tasks_assigned", "Tasks given to workers", registry=self.registry
+        )
+        self.leases_lost = Counter(
+            "taskcast_leases_lost",
+            "Tasks whose worker was lost",
+            ["policy"],
+            registry=self.registry,
+        )
+        self.workers = Gauge("taskcast_workers", "Workers that are known", registry=self.registry)
         # Looking a label up costs more than counting.
         self.task_subscribers = self.subscribers.labels("task")
         self.global_subscribers = self.subscribers.labels("global")

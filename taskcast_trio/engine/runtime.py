@@ -4,17 +4,20 @@ crashes.
 
 from __future__ import annotations
 
+import random
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import trio
+from msgspec import UNSET, UnsetType
 
 from taskcast_trio.config import Config
 from taskcast_trio.core.cleanup import parse_rules
-from taskcast_trio.storage.protocols import Backend, LogLimits, LongTermStore
+from taskcast_trio.core.model import AssignMode
+from taskcast_trio.storage.protocols import Backend, Commit, LogLimits, LongTermStore
 
 from .archiver import Archiver
 from .backends import open_stores
@@ -26,9 +29,15 @@ from .fanout import Fanout
 from .metrics import Metrics
 from .scheduler import Scheduler
 from .timetable import Timetable
+from .webhooks import Dialer, Webhooks
+from .webhooks.opened import open_webhooks
+from .webhooks.state import WEBHOOK
+from .workers import Workers
 
 ARCHIVE_FLUSH_S: Final = 5.0
 """How long the end may take to archive what is not yet."""
+WEBHOOKS_S: Final = 3.0
+"""How long the tries that run then may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,8 @@ class Runtime:
     started_ms: int
     scheduler: Scheduler
     cleaner: Cleaner
+    webhooks: Webhooks
+    workers: Workers | None = None
     archive: LongTermStore | None = None
     archiver: Archiver | None = None
 
@@ -57,17 +68,24 @@ async def open_runtime(
     *,
     clock: Callable[[], int] = wall_clock_ms,
     noise: Callable[[int], int] = secrets.randbits,
+    jitter: Callable[[], float] = random.random,
+    dialer: Dialer | None = None,
 ) -> AsyncIterator[Runtime]:
     """Open a runtime; leaving the context ends its background tasks and closes its store.
 
-    ``clock`` gives Unix ms, ``noise(n)`` n random bits. A crash of a background task cancels the
+    ``clock`` gives Unix ms, ``noise(n)`` n random bits, ``jitter`` a number in [0, 1) for each wait
+    before a retry. ``dialer`` connects to receivers of webhooks in place of one that goes by the
+    configuration. A crash of a background task cancels the
     body and is raised from here, in an ExceptionGroup; the body's own exception is raised as it is.
     Cancelling the body is the ordinary way to end it early.
     """
     config = config or Config()
-    async with open_stores(config) as stores:
+    metrics = Metrics()
+    async with (
+        open_stores(config) as stores,
+        open_webhooks(config, stores.backend, metrics, clock, jitter, dialer) as webhooks,
+    ):
         backend, archive = stores.backend, stores.archive
-        metrics = Metrics()
         fanout = Fanout(
             metrics, inbox_commits=config.fanout.channel_batches, audience=backend.broadcast
         )
@@ -93,6 +111,7 @@ async def open_runtime(
             changed=archiver.changed if archiver else lambda: None,
             peers=backend.peers,
             timetable=timetable,
+            assign_mode=_assign_mode(config),
         )
         scheduler = Scheduler(
             engine.store,
@@ -110,21 +129,32 @@ async def open_runtime(
             clock=clock,
             archive=archive,
             changed=archiver.changed if archiver else lambda: None,
+            owes=webhooks.owes,
         )
         timetable.tell(CLEANUP, cleaner.notify)
+        timetable.tell(WEBHOOK, webhooks.notify)
         bulletin = Bulletin(backend.peers)
+        workers = None
+        if config.workers.enabled:
+            workers = Workers(
+                config.workers.defaults, engine, backend, bulletin, metrics, noise=noise
+            )
         drain = trio.Event()
         raised: Exception | None = None
         async with trio.open_nursery(strict_exception_groups=True) as services:
             await services.start(fanout.run, name="fan-out")
-            await services.start(backend.broadcast.run, fanout, name="broadcast listener")
+            sink = _Sinks(fanout, webhooks, workers)
+            await services.start(backend.broadcast.run, sink, name="broadcast listener")
             if backend.peers is not None:
                 await services.start(backend.peers.run, bulletin.heard, name="peers")
-            services.start_soon(_close_on_drain, drain, fanout, name="drain")
+            services.start_soon(_close_on_drain, drain, fanout, webhooks, workers, name="drain")
+            await services.start(webhooks.run, name="webhooks")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
             await services.start(cleaner.run, name="cleaner")
             await services.start(scheduler.run, name="scheduler")
+            if workers is not None:
+                await services.start(workers.run, name="workers")
             try:
                 yield Runtime(
                     config,
@@ -136,12 +166,16 @@ async def open_runtime(
                     clock(),
                     scheduler,
                     cleaner,
+                    webhooks,
+                    workers,
                     archive,
                     archiver,
                 )
             except Exception as error:
                 raised = error
             finally:
+                with trio.move_on_after(WEBHOOKS_S, shield=True):
+                    await webhooks.finish()
                 if archiver is not None:
                     with trio.move_on_after(ARCHIVE_FLUSH_S, shield=True):
                         await archiver.finish()
@@ -157,9 +191,41 @@ def _retention_ms(config: Config) -> int | None:
     return int(lifecycle.hot_retention_terminal_seconds * 1000)
 
 
-async def _close_on_drain(drain: trio.Event, fanout: Fanout) -> None:
+def _assign_mode(config: Config) -> AssignMode | UnsetType:
+    """Of tasks that do not say; ``external`` is what they are without a word."""
+    mode = config.workers.defaults.assign_mode
+    return mode if config.workers.enabled and mode != "external" else UNSET
+
+
+async def _close_on_drain(
+    drain: trio.Event, fanout: Fanout, webhooks: Webhooks, workers: Workers | None
+) -> None:
     await drain.wait()
     fanout.close()
+    webhooks.close()
+    if workers is not None:
+        workers.close()
+
+
+class _Sinks:
+    """Hands what was committed to those who follow it."""
+
+    def __init__(self, fanout: Fanout, webhooks: Webhooks, workers: Workers | None) -> None:
+        self._fanout = fanout
+        self._webhooks = webhooks
+        self._workers = workers
+
+    def committed(self, commit: Commit) -> None:
+        self._fanout.committed(commit)
+        self._webhooks.committed(commit)
+        if self._workers is not None:
+            self._workers.committed(commit)
+
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        self._fanout.interrupted(task_ids)
+        self._webhooks.interrupted()
+        if self._workers is not None:
+            self._workers.interrupted(task_ids)
 
 
 @asynccontextmanager

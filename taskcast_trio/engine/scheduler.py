@@ -27,6 +27,7 @@ from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord, 
 
 from .timer_loop import Outage, TimerLoop
 from .timetable import Timetable
+from .webhooks.state import WEBHOOK
 
 LEASE_MS: Final = 900
 """Less than the shortest ttl, so that a timer that was put off is never taken for one that was set
@@ -143,6 +144,7 @@ class Scheduler:
                     epoch=record.epoch,
                     now_ms=now_ms,
                     timers=timers,
+                    hasten={WEBHOOK: now_ms},
                 )
         except RevisionConflict:
             return False

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from msgspec import UNSET
+
 from taskcast_trio.core import assignment
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import Timers
+from taskcast_trio.storage.protocols import PARKED_MS, Timers
 
 from .cleanup_plan import CLEANUP, CleanupPlan
+from .webhooks.state import WEBHOOK
+from .webhooks.state import timers_of as webhook_timers
 
 
 class Timetable:
@@ -28,7 +32,9 @@ class Timetable:
         """What is due for a task that is created, imported, or taken in from the archive. For one
         that is imported no worker is looked for.
         """
-        timers = timers_at_start(task, now_ms) | self._cleanup(task)
+        # What an import brings is to be delivered; its timer must differ from any lease of before.
+        webhooks = webhook_timers(task, due_ms=now_ms + 1 if imported else PARKED_MS)
+        timers = timers_at_start(task, now_ms) | self._cleanup(task) | webhooks
         return timers if imported else timers | assignment.timers_at_start(task, now_ms)
 
     def at_change(
@@ -41,6 +47,11 @@ class Timetable:
     def _cleanup(self, task: Task) -> dict[str, int]:
         due_ms = self.plan.due_of(task)
         return {} if due_ms is None else {CLEANUP: due_ms}
+
+    def appended(self, task: Task, now_ms: int) -> None:
+        """There is something new in the task's log."""
+        if task.webhooks is not UNSET and task.webhooks:
+            self.set({WEBHOOK: now_ms})
 
     def set(self, timers: Timers) -> None:
         """These were set, or may have been."""

@@ -13,7 +13,16 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.engine import Runtime
 
-from . import answers, routes_auth, routes_cleanup, routes_events, routes_service, routes_tasks
+from . import (
+    answers,
+    routes_auth,
+    routes_cleanup,
+    routes_events,
+    routes_service,
+    routes_tasks,
+    routes_webhooks,
+    routes_workers,
+)
 from .auth.admission import Admissions
 from .auth.custom import Authenticate
 from .auth.gate import Authenticator, Gate
@@ -100,6 +109,9 @@ def create_app(
     routes_tasks.register(app, runtime, admissions)
     routes_events.register(app, runtime)
     routes_cleanup.register(app, runtime)
+    if runtime.workers is not None:
+        routes_workers.register(app, runtime, runtime.workers, admissions)
+    routes_webhooks.register(app, runtime)
     routes_auth.register(app, runtime, tickets, revocations, admissions, how.verifier)
     hot = HotRoutes(cast(ASGIApp, app.asgi_app), runtime, admissions)
     gate = Gate(

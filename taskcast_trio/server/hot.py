@@ -21,7 +21,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.server import sse
 from taskcast_trio.server.auth.admission import Admission, Admissions
 from taskcast_trio.server.auth.gate import caller_of, limit_key
-from taskcast_trio.server.auth.permit import idempotency_key, permit, permit_task, visible
+from taskcast_trio.server.auth.permit import fence_of, idempotency_key, permit, permit_task, visible
 from taskcast_trio.server.bodies import PeerGone, read_body
 from taskcast_trio.server.ingest import ingest, is_ndjson
 from taskcast_trio.server.plain import JSON, Answer, error_answer, field_of, json_answer
@@ -30,13 +30,16 @@ from taskcast_trio.server.publishing import batch_of, read_drafts
 from taskcast_trio.server.queries import STREAM_PARAMETERS, follow_all_query, follow_query
 from taskcast_trio.server.query import Query
 from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, local_path, path_id
+from taskcast_trio.server.worker_ws import WorkerConnection
 
 ROUTES: Final = (
     ("POST", "/tasks/{task_id}/events"),
     ("GET", "/tasks/{task_id}/events"),
     ("GET", "/tasks/{task_id}/events/ws"),
     ("GET", "/events"),
+    ("GET", "/workers/ws"),
 )
+WORKER_SOCKET: Final = ["", "workers", "ws"]
 _READS: Final = ("GET", "HEAD")
 
 log = structlog.get_logger(__name__)
@@ -95,7 +98,10 @@ class HotRoutes:
             return self._follow_all(scope) if method in _READS else None
         parts = path.split("/")
         if len(parts) != 4 or parts[1] != "tasks" or parts[3] != "events" or not parts[2]:
-            is_handshake = method in _READS and _is_socket(parts)
+            is_socket = _is_socket(parts)
+            if parts == WORKER_SOCKET:
+                is_socket = self._runtime.workers is not None
+            is_handshake = method in _READS and is_socket
             return upgrade_required(scope) if is_handshake else None
         if method == "POST":
             return self._publish(path_id(parts[2]), scope, receive)
@@ -103,7 +109,12 @@ class HotRoutes:
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = local_path(scope).split("/")
-        if _is_socket(parts):
+        if parts == WORKER_SOCKET and self._runtime.workers is not None:
+            connection = WorkerConnection(
+                self._runtime, self._runtime.workers, self._admissions, send
+            )
+            await connection.run(scope, receive)
+        elif _is_socket(parts):
             publisher = Publisher(self._runtime, self._admissions, path_id(parts[2]), send)
             await publisher.run(scope, receive)
         else:
@@ -128,6 +139,7 @@ class HotRoutes:
             task_id,
             drafts,
             key=None if key is None else idempotency_key(key.decode("latin-1"), caller),
+            fence=fence_of(scope),
         )
         events = [entry.event for entry in entries]
         answer = events if isinstance(published, list) else events[0]

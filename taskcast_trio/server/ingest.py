@@ -22,7 +22,7 @@ from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
 from taskcast_trio.core.model import Draft, Wire
 from taskcast_trio.engine import Runtime, TaskEngine
 from taskcast_trio.server.auth.admission import Admission
-from taskcast_trio.server.auth.permit import permit_task
+from taskcast_trio.server.auth.permit import fence_of, permit_task
 from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.openapi_shapes import Ingested
 from taskcast_trio.server.plain import Answer, error_answer, field_of, json_answer
@@ -67,7 +67,7 @@ async def ingest(
         )
     await check_open(runtime.engine, task_id)
     permit = partial(permit_task, runtime.engine, scope, "publishEvents", task_id)
-    body = _Body(runtime.engine, task_id, runtime.config.limits, permit)
+    body = _Body(runtime.engine, task_id, runtime.config.limits, permit, fence_of(scope))
     patient = PatientReceive(receive, runtime.drain, admission, patience_s=STALL_S)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patient.watch)
@@ -97,10 +97,12 @@ class _Body:
         task_id: str,
         limits: Limits,
         permit: Callable[[], Awaitable[object]],
+        fence: int | None,
     ) -> None:
         self._engine = engine
         self._task_id = task_id
         self._permit = permit
+        self._fence = fence
         self._line_bytes = min(limits.body_bytes, MAX_LINE_BYTES)
         self._depth = limits.json_depth
         self._group_events = min(limits.batch_events, GROUP_EVENTS)
@@ -156,7 +158,7 @@ class _Body:
             drafts, bad = self._parse(group, plain=plain)
             if drafts:
                 await self._permit()  # again: the task may be another one by now
-                entries = await self._engine.publish(self._task_id, drafts)
+                entries = await self._engine.publish(self._task_id, drafts, fence=self._fence)
                 self._accepted += len(entries)
                 self._first = entries[0].index if self._first is UNSET else self._first
                 self._last = entries[-1].index

@@ -24,6 +24,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 _PATH_TEXT: Final = {
     "task_id": "The task's id; a `/` in it is written `%2F`.",
     "worker_id": "The worker's id.",
+    "number": "The webhook's place in the task's `webhooks`, from 0.",
 }
 _ERROR_TEXT: Final = {
     400: "The request is wrong; the error says what and where, and nothing was stored.",
@@ -55,6 +56,7 @@ _TAGS: Final = {
     "Tasks": "Long-lived units of work and their state machine.",
     "Events": "The append-only log of a task: publish, read, follow.",
     "Archive": "Tasks with their events, as documents.",
+    "Webhooks": "What becomes of deliveries to other systems.",
     "Workers": "Who takes the tasks.",
     "Access": "Rights to lend and to take back.",
     "Service": "The server itself. These routes ask for no token, but for the metrics.",
@@ -86,6 +88,9 @@ _RULES: Final[Mapping[str, JsonObject]] = {
     "CreateTask.id": {"minLength": 1, "maxLength": MAX_ID_CHARACTERS},
     "data": {"description": "Any JSON; it comes back as it was sent."},
     "seriesAccField": {"description": "The key in `data` whose text accumulates, else `delta`."},
+    "at": _UNIX_MS,
+    "nextTryAt": _UNIX_MS,
+    "fromIndex": _FROM_0,
     "seriesSnapshot": {"description": "This event stands for all pieces of its series so far."},
     "ttlSeconds": {"exclusiveMinimum": 0, "maximum": 300, "default": 60},
     "expiresAt": {"description": "Unix time in seconds."},

@@ -67,6 +67,39 @@ _WORKER: Final = {
     "connectedAt": _CREATED_MS,
     "lastHeartbeatAt": _CREATED_MS + 30_000,
 }
+_TRY: Final = {
+    "at": _CREATED_MS + 30_000,
+    "index": 41,
+    "eventId": _EVENT_ID,
+    "type": "llm.delta",
+    "attempt": 2,
+    "outcome": "failed",
+    "durationMs": 12,
+    "status": 503,
+    "error": "status",
+}
+_LETTER: Final = {
+    "at": _CREATED_MS + 20_000,
+    "index": 17,
+    "eventId": _EVENT_ID,
+    "type": "llm.delta",
+    "attempts": 4,
+    "error": "timeout",
+}
+_WEBHOOK: Final = {
+    "number": 0,
+    "status": "retrying",
+    "host": "hooks.example",
+    "url": "https://hooks.example/in",
+    "cursor": 40,
+    "pending": 1,
+    "delivered": 40,
+    "deadLetters": 1,
+    "droppedDeadLetters": 0,
+    "failedTries": 2,
+    "nextTryAt": _CREATED_MS + 32_000,
+    "lastTry": _TRY,
+}
 
 EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     (model.CreateTask, {"task": {"type": "llm.chat", "params": {"prompt": "Tell me of the sea"}}}),
@@ -165,6 +198,12 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
             }
         },
     ),
+    (shapes.WebhookList, {"webhooks": {"webhooks": [_WEBHOOK]}}),
+    (
+        shapes.Deliveries,
+        {"deliveries": {"deliveries": [_TRY], "deadLetters": [_LETTER]}},
+    ),
+    (shapes.Redeliver, {"deadLetters": {}, "from": {"fromIndex": 40}}),
     (shapes.Done, {"done": {"ok": True}}),
     (shapes.Error, {"error": {"error": f"Task not found: {_TASK_ID}", "code": "task_not_found"}}),
 )

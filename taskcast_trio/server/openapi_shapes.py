@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from taskcast_trio.core.model import TaskView, Wire
+from taskcast_trio.engine.workers.service import Cancel, Holding
 
 WorkerStatus: TypeAlias = Literal["idle", "busy", "draining", "offline"]
+WebhookStatus: TypeAlias = Literal["active", "retrying", "disabled", "archived"]
 
 
 class Error(Wire, frozen=True, kw_only=True):
@@ -119,6 +121,22 @@ class Worker(Wire, frozen=True, kw_only=True):
     metadata: Raw | UnsetType = UNSET
 
 
+class HeartbeatRequest(Wire, frozen=True, kw_only=True):
+    """The body of ``POST /workers/{worker_id}/heartbeat``: the tasks that the worker has, and their
+    fences. Each that it has not any more is in the answer.
+    """
+
+    tasks: tuple[Holding, ...] = ()
+
+
+class Heartbeat(Wire, frozen=True, kw_only=True, omit_defaults=False):
+    """``cancel`` are the tasks to stop; ``intervalMs`` is how often to come again."""
+
+    ok: bool
+    cancel: list[Cancel]
+    interval_ms: int
+
+
 class WorkerList(Wire, frozen=True, kw_only=True):
     workers: list[Worker]
 
@@ -171,6 +189,71 @@ class CleanupReport(Wire, frozen=True, kw_only=True):
     rules: list[CleanedByRule]
     task_ids: list[str]
     more: bool
+
+
+class WebhookTry(Wire, frozen=True, kw_only=True):
+    """One try to deliver an event; ``attempt`` 1 is its first one. ``error`` is a word."""
+
+    at: int
+    index: int
+    event_id: str
+    type: str
+    attempt: int
+    outcome: Literal["delivered", "gone", "failed"]
+    duration_ms: int
+    status: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class DeadLetter(Wire, frozen=True, kw_only=True):
+    """An event that was given up after its last try."""
+
+    at: int
+    index: int
+    event_id: str
+    type: str
+    attempts: int
+    status: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+
+
+class WebhookView(Wire, frozen=True, kw_only=True):
+    """How far a webhook is. Events up to index ``cursor`` are behind it; ``pending`` counts the
+    indexes after that. The ``url`` is for who may manage the task.
+
+    ``archived``: only the archive has the task, and nothing is known of its deliveries.
+    """
+
+    number: int
+    status: WebhookStatus
+    reason: str | UnsetType = UNSET
+    host: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    cursor: int | UnsetType = UNSET
+    pending: int | UnsetType = UNSET
+    delivered: int | UnsetType = UNSET
+    dead_letters: int | UnsetType = UNSET
+    dropped_dead_letters: int | UnsetType = UNSET
+    failed_tries: int | UnsetType = UNSET
+    next_try_at: int | UnsetType = UNSET
+    last_try: WebhookTry | UnsetType = UNSET
+
+
+class WebhookList(Wire, frozen=True, kw_only=True):
+    webhooks: list[WebhookView]
+
+
+class Deliveries(Wire, frozen=True, kw_only=True):
+    """The last tries of a webhook, the newest first, and the dead letters that it has."""
+
+    deliveries: list[WebhookTry]
+    dead_letters: list[DeadLetter]
+
+
+class Redeliver(Wire, frozen=True, kw_only=True):
+    """The body of ``POST .../redeliver``; without ``fromIndex`` the dead letters are meant."""
+
+    from_index: int | UnsetType = UNSET
 
 
 class Done(Wire, frozen=True, kw_only=True):

@@ -17,7 +17,9 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.ws_stream import FrameTooLargeError, WebsocketBuffer, WSStream
 from hypercorn.typing import H11SendableEvent
+from wsproto.connection import ConnectionState
 from wsproto.events import Message as WSMessage
+from wsproto.frame_protocol import CloseReason
 
 from taskcast_trio.server.connection import ConnectionContext, Watch, contained
 from taskcast_trio.server.target import ASGIApp, Message, Receive
@@ -33,6 +35,7 @@ def _require_names() -> None:
             "_send_h11_event",
         ),
         H2Protocol: ("_create_stream", "_flush"),
+        WSStream: ("app_send",),
     }
     missing = [
         f"{cls.__name__}.{name}"
@@ -184,6 +187,7 @@ class GuardedH11Protocol(H11Protocol):
         )
         if isinstance(self.stream, WSStream):
             self.stream.buffer = CappedBuffer(self.config.websocket_max_message_size)
+            _tell_closes(self.stream)
             if self.stream.closed:  # a bad handshake, which was answered
                 await self.send(Closed())
 
@@ -236,6 +240,25 @@ class GuardedH2Protocol(H2Protocol):
         stream = self.streams.get(request.stream_id)
         if isinstance(stream, WSStream):
             stream.buffer = CappedBuffer(self.config.websocket_max_message_size)
+            _tell_closes(stream)
+
+
+def _tell_closes(stream: WSStream) -> None:
+    """Let the application see whether its peer said goodbye: Hypercorn tells it of a connection
+    that broke (1006), whatever came before.
+    """
+    put = stream.app_put
+    if put is None:
+        return
+
+    async def tell(message: Message) -> None:
+        connection = getattr(stream, "connection", None)  # there once it is accepted
+        said = connection is not None and connection.state is ConnectionState.CLOSED
+        if said and message["type"] == "websocket.disconnect":
+            message = {**message, "code": CloseReason.NORMAL_CLOSURE.value}
+        await put(message)
+
+    stream.app_put = tell
 
 
 def _without_extensions(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -31,7 +31,7 @@ from taskcast_trio.core.model import Wire
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server.auth.admission import Admissions
 from taskcast_trio.server.auth.gate import limit_key
-from taskcast_trio.server.auth.permit import permit_task
+from taskcast_trio.server.auth.permit import fence_of, permit_task
 from taskcast_trio.server.plain import (
     JSON,
     POLICY_VIOLATION,
@@ -70,6 +70,7 @@ class Publisher:
     def __init__(self, runtime: Runtime, admissions: Admissions, task_id: str, send: Send) -> None:
         self._admissions = admissions
         self._scope: Scope = {}
+        self._fence: int | None = None
         self._engine = runtime.engine
         self._limits = runtime.config.limits
         self._drain = runtime.drain
@@ -88,6 +89,7 @@ class Publisher:
             if self._drain.is_set():
                 raise Draining("The server is shutting down: try again")
             caller = await permit_task(self._engine, scope, "publishSocket", self._task_id)
+            self._fence = fence_of(scope)
             await check_open(self._engine, self._task_id)
             admission = self._admissions.open(caller, limit_key(scope))
         except TaskcastError as refusal:
@@ -104,7 +106,7 @@ class Publisher:
             await self._send(
                 {"type": "websocket.close", "code": close.code, "reason": close.reason}
             )
-            await _take_leave(receive)
+            await take_leave(receive)
 
     async def _answer_all(self, receive: Receive) -> _Close | None:
         while True:
@@ -140,13 +142,13 @@ class Publisher:
         drafts = batch_of(await read_drafts(body, self._limits))
         # Again: the task may be another one by now.
         await permit_task(self._engine, self._scope, "publishSocket", self._task_id)
-        entries = await self._engine.publish(self._task_id, drafts)
+        entries = await self._engine.publish(self._task_id, drafts, fence=self._fence)
         if not entries:
             return _Ack(ok=True)
         return _Ack(ok=True, first_index=entries[0].index, last_index=entries[-1].index)
 
 
-async def _take_leave(receive: Receive) -> None:
+async def take_leave(receive: Receive) -> None:
     """Wait for the peer's close (RFC 6455, section 7.1.1), and discard what it had sent ahead.
 
     To end with input unread would reset the connection, and the peer might never read why.

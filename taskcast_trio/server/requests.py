@@ -87,6 +87,10 @@ class Permits:
         with suppress(TaskNotFound):
             await self.task(name, task_id)
 
+    def fence(self) -> int | None:
+        """See `auth.permit`."""
+        return permit.fence_of(_scope())
+
     async def recheck(self) -> None:
         """After a wait; see `auth.gate`."""
         await recheck(_scope())

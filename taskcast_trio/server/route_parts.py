@@ -17,7 +17,7 @@ Scope: TypeAlias = Literal[
     "worker:connect",
     "metrics:read",
 ]
-Tag: TypeAlias = Literal["Tasks", "Events", "Archive", "Workers", "Access", "Service"]
+Tag: TypeAlias = Literal["Tasks", "Events", "Archive", "Webhooks", "Workers", "Access", "Service"]
 
 JSON_TYPE: Final = "application/json"
 SSE_TYPE: Final = "text/event-stream"

@@ -45,6 +45,7 @@ from .route_parts import (
     Route,
 )
 from .route_table_service import ACCESS_ROUTES, SERVICE_ROUTES, WORKER_ROUTES
+from .route_table_webhooks import WEBHOOK_ROUTES
 
 __all__ = ["ROUTES", "Route", "routes"]
 
@@ -340,6 +341,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *TASK_ROUTES,
     *EVENT_ROUTES,
     *ARCHIVE_ROUTES,
+    *WEBHOOK_ROUTES,
     *WORKER_ROUTES,
     *ACCESS_ROUTES,
     *SERVICE_ROUTES,

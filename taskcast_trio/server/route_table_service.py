@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from taskcast_trio.core.model import Task
+from taskcast_trio.engine.workers.service import Registration
 
 from .auth.tickets import Ticket, TicketRequest
 from .openapi_shapes import (
@@ -13,6 +14,8 @@ from .openapi_shapes import (
     Done,
     Health,
     HealthDetail,
+    Heartbeat,
+    HeartbeatRequest,
     Readiness,
     Worker,
     WorkerChange,
@@ -20,7 +23,55 @@ from .openapi_shapes import (
 )
 from .route_parts import TEXT, Answer, Param, Route
 
+_SOCKET_TEXT: Final = """\
+JSON text messages. The worker sends `register` (as the body of `POST /workers/register`), and then
+`accept`, `decline` and `claim` with a `taskId`, `update`, `drain` and `pong`. It is sent
+`registered`, `offer` and `available` (with a summary of the task), `assigned` and `claimed` (with
+the task's `fence`), `declined`, `ping`, to be answered by `pong`, `cancel` (`taskId`, `reason`,
+`fence`) for a task that somebody else ended, paused or took back, and `error` (`message`, `code`).
+
+Give the fence with what you do for the task (`Taskcast-Fence`). A close frame signs the worker off;
+without one it is waited for.
+"""
+
 WORKER_ROUTES: Final = (
+    Route(
+        "GET",
+        "/workers/ws",
+        "worker:connect",
+        "Work over a WebSocket",
+        name="workerSocket",
+        tag="Workers",
+        text=_SOCKET_TEXT,
+        answers={101: Answer("The connection is a WebSocket now.")},
+        errors=(426, 503),
+        feature="workers",
+    ),
+    Route(
+        "POST",
+        "/workers/register",
+        "worker:connect",
+        "Register a worker that pulls",
+        name="registerWorker",
+        tag="Workers",
+        text="In the place of the one with the same id; what that had is still its own.",
+        body=Registration,
+        answers={201: Answer("The worker.", Worker)},
+        errors=(400, 413),
+        feature="workers",
+    ),
+    Route(
+        "POST",
+        "/workers/{worker_id}/heartbeat",
+        "worker:connect",
+        "Say that a worker is there",
+        name="heartbeatWorker",
+        tag="Workers",
+        body=HeartbeatRequest,
+        answers={200: Answer("What it is to stop.", Heartbeat)},
+        errors=(400, 404, 413),
+        feature="workers",
+    ),
     Route(
         "GET",
         "/workers",
@@ -77,7 +128,14 @@ WORKER_ROUTES: Final = (
             Param("weight", "Kept as the worker's new weight.", {"type": "number"}),
             Param("timeout", "How long to wait, in ms.", {"type": "integer", "default": 30000}),
         ),
-        answers={200: Answer("A task, assigned.", Task), 204: Answer("No task in this time.")},
+        answers={
+            200: Answer(
+                "A task, assigned.",
+                Task,
+                headers={"Taskcast-Fence": "To be given with what is done for the task."},
+            ),
+            204: Answer("No task in this time, or no such worker."),
+        },
         errors=(400,),
         feature="workers",
     ),

@@ -117,8 +117,7 @@ def register(
             wanted = msgspec.convert(body, RevokeRequest)
         except msgspec.ValidationError as error:
             raise BadRequest(str(error)) from None
-        await revocations.revoke(wanted)
-        told = Revoked(jti=wanted.jti, sub=wanted.sub)
+        told = await revocations.revoke(wanted)
         await runtime.bulletin.tell(REVOKED, json.dumps(msgspec.to_builtins(told)).encode())
         return Response(b"", HTTPStatus.NO_CONTENT)
 

@@ -87,8 +87,9 @@ def register(app: QuartTrio, runtime: Runtime, admissions: Admissions) -> None:
         change: Transition = await read_body(Transition, limits)
         machine.check_transition(change)
         caller = await permits.task("transitionTask", path_id(task_id))
-        key = idempotency_key(caller)
-        return answer(await engine.transition(path_id(task_id), change, key=key), caller)
+        key, fence = idempotency_key(caller), permits.fence()
+        task = await engine.transition(path_id(task_id), change, key=key, fence=fence)
+        return answer(task, caller)
 
     @app.post("/tasks/<task_id>/resolve")
     async def resolve_task(task_id: str) -> Response:
@@ -96,7 +97,9 @@ def register(app: QuartTrio, runtime: Runtime, admissions: Admissions) -> None:
         caller = await permits.task("resolveTask", path_id(task_id))
         await engine.blocked(path_id(task_id))
         resolution: Resolve = await read_body(Resolve, limits)
-        return answer(await engine.resolve(path_id(task_id), resolution.data), caller)
+        fence = permits.fence()
+        task = await engine.resolve(path_id(task_id), resolution.data, fence=fence)
+        return answer(task, caller)
 
     @app.get("/tasks/<task_id>/request")
     async def blocked_request(task_id: str) -> Response:

@@ -118,7 +118,10 @@ class MemoryStore(MemoryNotes):
         _, first, answer = known
         if first.fingerprint != idempotency.fingerprint:
             raise KeyReused(log.record.task.id)
-        return Commit(answer.record, answer.entries, repeated=True)
+        # How far the log is trimmed is told as of now: who goes on from the answer reads it so.
+        now = log.record
+        record = replace(answer.record, trimmed=now.trimmed, trims=now.trims)
+        return Commit(record, answer.entries, repeated=True)
 
     def _finish(
         self, log: Log, commit: Commit, idempotency: Idempotency | None, now_ms: int
@@ -193,6 +196,7 @@ class MemoryStore(MemoryNotes):
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
@@ -212,6 +216,8 @@ class MemoryStore(MemoryNotes):
         log.record = replace(record, next_index=len(log.by_index))
         if wake:
             self._timers.wake(task_id, wake)
+        if hasten:
+            self._timers.hasten(task_id, hasten)
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
 
     async def transition(
@@ -224,6 +230,7 @@ class MemoryStore(MemoryNotes):
         now_ms: int,
         idempotency: Idempotency | None = None,
         timers: Timers = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task.id)
@@ -237,6 +244,7 @@ class MemoryStore(MemoryNotes):
         entries = log.append(drafts, max(now_ms, task.updated_at))
         log.record = replace(record, task=task, revision=revision + 1, next_index=len(log.by_index))
         self._timers.set(task.id, timers)
+        self._timers.hasten(task.id, hasten)
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
 
     async def repeated(
@@ -336,7 +344,15 @@ class MemoryStore(MemoryNotes):
         self._announce(commit)
         return commit
 
-    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+    async def release(
+        self,
+        task_id: str,
+        *,
+        epoch: str,
+        revision: int,
+        now_ms: int,
+        unless: Sequence[str] = (),
+    ) -> bool:
         await trio.lowlevel.checkpoint()
         log = self._logs.get(task_id)
         if log is None or not log.record.task.terminal:
@@ -344,6 +360,8 @@ class MemoryStore(MemoryNotes):
         if (log.record.revision, log.record.epoch) != (revision, epoch):
             return False
         if any(expires_ms > now_ms for expires_ms, _, _ in log.answers.values()):
+            return False
+        if any(self._timers.due(task_id, kind) is not None for kind in unless):
             return False
         self._drop(log)
         return True
@@ -361,10 +379,17 @@ class MemoryStore(MemoryNotes):
         return self._timers.list_due(kind, now_ms=now_ms, limit=limit)
 
     async def set_timer(
-        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+        self,
+        task_id: str,
+        kind: str,
+        due_ms: int | None,
+        *,
+        if_due: int | None = None,
+        if_next: int | None = None,
     ) -> bool:
         await trio.lowlevel.checkpoint()
-        if task_id not in self._logs:
+        log = self._logs.get(task_id)
+        if log is None or if_next not in (None, log.record.next_index):
             return False
         if if_due is not None and self._timers.due(task_id, kind) != if_due:
             return False
@@ -379,10 +404,13 @@ class MemoryStore(MemoryNotes):
         *,
         epoch: str,
         timers: Timers = NO_TIMERS,
+        if_due: Mapping[str, int] = NO_TIMERS,
     ) -> bool:
         await trio.lowlevel.checkpoint()
         log = self._logs.get(task_id)
         if log is None or log.record.epoch != epoch:
+            return False
+        if any(self._timers.due(task_id, kind) != due_ms for kind, due_ms in if_due.items()):
             return False
         if value is None:
             log.notes.pop(name, None)

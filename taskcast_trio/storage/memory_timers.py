@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush, nsmallest
 
-from .protocols import Timer, Timers
+from .protocols import PARKED_MS, Timer, Timers
 
 
 class _Kind:
@@ -72,6 +72,11 @@ class MemoryTimers:
         for kind, due_ms in timers.items():
             known = self.due(task_id, kind)
             if known is None or due_ms < known:
+                self._set(task_id, kind, due_ms)
+
+    def hasten(self, task_id: str, timers: Mapping[str, int]) -> None:
+        for kind, due_ms in timers.items():
+            if self.due(task_id, kind) == PARKED_MS:
                 self._set(task_id, kind, due_ms)
 
     def due(self, task_id: str, kind: str) -> int | None:

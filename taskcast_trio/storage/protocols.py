@@ -37,6 +37,9 @@ Timers: TypeAlias = Mapping[str, int | None]
 
 NO_TIMERS: Final[Mapping[str, int]] = MappingProxyType({})
 
+PARKED_MS: Final = 1 << 52
+"""When a timer is due that waits to be hastened: not before the year 140000."""
+
 
 Durability: TypeAlias = Literal["durable", "volatile", "unknown"]
 
@@ -254,12 +257,20 @@ class TimerStore(DueList, Protocol):
     """A due list whose timers are set one by one."""
 
     async def set_timer(
-        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+        self,
+        task_id: str,
+        kind: str,
+        due_ms: int | None,
+        *,
+        if_due: int | None = None,
+        if_next: int | None = None,
     ) -> bool:
-        """Set the timer, or clear it (None); with ``if_due`` only where it is due then still.
+        """Set the timer, or clear it (None); with ``if_due`` only where it is due then still, with
+        ``if_next`` only where that is the log's next index still.
 
-        So who has taken a timer clears it by the ``due_ms`` that it was given. False, and nothing
-        done, where there is no such task, or where somebody set the timer anew meanwhile.
+        So who has taken a timer clears it by the ``due_ms`` that it was given, and parks it where
+        it has seen the whole log. False, and nothing done, where there is no such task, or where
+        one of the two is not so.
         """
 
 
@@ -274,10 +285,12 @@ class TaskNoteStore(Protocol):
         *,
         epoch: str,
         timers: Timers = NO_TIMERS,
+        if_due: Mapping[str, int] = NO_TIMERS,
     ) -> bool:
         """Store the value (None removes it) and set the timers, in one step.
 
-        False, and nothing done, where the task is gone or its log has another epoch.
+        False, and nothing done, where the task is gone, its log has another epoch, or a timer is
+        not due when ``if_due`` says: so nobody writes whose lease was lost.
         """
 
     async def task_note(self, task_id: str, name: str) -> bytes | None:
@@ -336,13 +349,16 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
     ) -> Commit:
         """Give the drafts the next indexes, apply the series modes, store and announce them.
 
         A key is looked at before the limits: a repeat is answered also where the log is full.
-        Afterwards each of the timers ``wake`` is due no later than it says. With a ``fence`` they
-        are stored only where that is the task's.
+        Afterwards each of the timers ``wake`` is due no later than it says. Of the timers
+        ``hasten`` each one that the task has, and that is parked, is due then: others are left as
+        they are, so that nobody's lease is cut short by it. With a ``fence`` the drafts are stored
+        only where that is the task's.
 
         Raises:
             TaskNotFound: there is no such task.
@@ -362,10 +378,12 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         now_ms: int,
         idempotency: Idempotency | None = None,
         timers: Timers = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         """Replace the task if it still has ``revision`` in ``epoch``, and append the drafts.
 
         The answer's ``record.task`` is the task as stored. A key is looked at before the revision.
+        ``hasten`` is as in :meth:`append`.
 
         Raises:
             TaskNotFound: there is no such task.
@@ -464,11 +482,19 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
             TaskExists: it is here already.
         """
 
-    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+    async def release(
+        self,
+        task_id: str,
+        *,
+        epoch: str,
+        revision: int,
+        now_ms: int,
+        unless: Sequence[str] = (),
+    ) -> bool:
         """Forget a task that another store has whole; nobody is told.
 
-        Only where it has this revision in this epoch still, has ended, and no idempotency key is to
-        be answered any more; else False.
+        Only where it has this revision in this epoch still, has ended, has none of the timers
+        ``unless``, and no idempotency key is to be answered any more; else False.
         """
 
     async def count(self) -> int:

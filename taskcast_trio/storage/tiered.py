@@ -109,6 +109,7 @@ class TieredStore:
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
     ) -> Commit:
         wake = {**wake, ARCHIVE: now_ms} if wake else {ARCHIVE: now_ms}
@@ -121,6 +122,7 @@ class TieredStore:
                     idempotency=idempotency,
                     limits=limits,
                     wake=wake,
+                    hasten=hasten,
                     fence=fence,
                 )
             except TaskNotFound:
@@ -138,6 +140,7 @@ class TieredStore:
         now_ms: int,
         idempotency: Idempotency | None = None,
         timers: Timers = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         timers = {**timers, ARCHIVE: now_ms}
         try:
@@ -149,6 +152,7 @@ class TieredStore:
                 now_ms=now_ms,
                 idempotency=idempotency,
                 timers=timers,
+                hasten=hasten,
             )
         except TaskNotFound:
             pass
@@ -201,8 +205,18 @@ class TieredStore:
     ) -> Commit:
         return await self.hot.restore(record, entries, timers=timers)
 
-    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
-        return await self.hot.release(task_id, epoch=epoch, revision=revision, now_ms=now_ms)
+    async def release(
+        self,
+        task_id: str,
+        *,
+        epoch: str,
+        revision: int,
+        now_ms: int,
+        unless: Sequence[str] = (),
+    ) -> bool:
+        return await self.hot.release(
+            task_id, epoch=epoch, revision=revision, now_ms=now_ms, unless=unless
+        )
 
     async def _take_in(self, task_id: str) -> None:
         """Take a living task in that only the archive has.
@@ -379,9 +393,15 @@ class TieredStore:
         return await self.hot.list_due(kind, now_ms=now_ms, limit=limit)
 
     async def set_timer(
-        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+        self,
+        task_id: str,
+        kind: str,
+        due_ms: int | None,
+        *,
+        if_due: int | None = None,
+        if_next: int | None = None,
     ) -> bool:
-        return await self.hot.set_timer(task_id, kind, due_ms, if_due=if_due)
+        return await self.hot.set_timer(task_id, kind, due_ms, if_due=if_due, if_next=if_next)
 
     async def put_task_note(
         self,
@@ -391,8 +411,11 @@ class TieredStore:
         *,
         epoch: str,
         timers: Timers = NO_TIMERS,
+        if_due: Mapping[str, int] = NO_TIMERS,
     ) -> bool:
-        return await self.hot.put_task_note(task_id, name, value, epoch=epoch, timers=timers)
+        return await self.hot.put_task_note(
+            task_id, name, value, epoch=epoch, timers=timers, if_due=if_due
+        )
 
     async def task_note(self, task_id: str, name: str) -> bytes | None:
         return await self.hot.task_note(task_id, name)

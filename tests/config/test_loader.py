@@ -333,11 +333,24 @@ def test_variables_in_texts_are_replaced_and_parsed_by_the_type_of_the_key(place
 
 
 def test_keys_of_other_servers_load_and_warn(place: Place) -> None:
-    loaded = place.load(f"sentry: {{dsn: {PLANTED}}}\nwebhook: {{defaultRetry: {{retries: 3}}}}")
+    loaded = place.load(f"sentry: {{dsn: {PLANTED}}}\nworkers: {{defaults: {{offerTimeoutMs: 3}}}}")
     assert [line.replace(f"{place.cwd}/", "") for line in loaded.warnings] == [
         "taskcast.config.yaml: sentry has no effect",
-        "taskcast.config.yaml: webhook.defaultRetry.retries has no effect in this version",
+        "taskcast.config.yaml: workers.defaults.offerTimeoutMs has no effect in this version",
     ]
+
+
+def test_where_webhooks_may_go_is_checked_at_the_start(place: Place) -> None:
+    loaded = place.load(
+        "webhook: {allow: [10.0.0.0/8, '*.internal'], deny: [hooks.internal], allowPrivate: false}"
+    )
+    assert loaded.warnings == ()
+    assert loaded.config.webhook.allow == ("10.0.0.0/8", "*.internal")
+    with pytest.raises(ConfigError, match=r"webhook\.deny: neither a network nor a host: 10\.0\.0"):
+        place.load("webhook: {deny: [10.0.0]}")
+    for key in ("timeoutMs: 60001", "retries: 101", "maxDelayMs: -1"):
+        with pytest.raises(ConfigError, match=r"webhook\.defaultRetry"):
+            place.load(f"webhook: {{defaultRetry: {{{key}}}}}")
 
 
 def test_older_names_of_stores_are_folded_into_the_newer_ones(place: Place) -> None:

@@ -285,8 +285,8 @@ async def test_a_process_that_died_with_a_deadline_in_hand_is_stood_in_for(behin
     assert at_s == 10.9
 
 
-LOOPS = 3
-"""One for each kind of timer that is not there for an archive or a webhook only."""
+LOOPS = 5
+"""Deadlines, wake-ups, cleanup, webhooks and their retries."""
 
 
 async def test_100_000_pending_deadlines_cost_nothing_while_idle(behind, autojump_clock):

@@ -125,3 +125,13 @@ async def test_the_example_streams_a_file_to_three_subscribers(server: Any) -> N
         check=False,
     )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
+
+
+async def test_the_example_of_a_receiver_misses_nothing_though_the_server_is_killed() -> None:
+    command = [sys.executable, str(ROOT / "examples" / "webhook_receiver.py"), "--events", "200"]
+    with trio.fail_after(60):
+        done = await trio.run_process(
+            command, capture_stdout=True, capture_stderr=True, check=False
+        )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    assert b"nothing is missing, all in order" in done.stdout

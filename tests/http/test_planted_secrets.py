@@ -33,6 +33,8 @@ OTHER_KEY = "planted-other-key"
 DSN_PASSWORD = "planted-dsn-password"
 OF_THE_SERVER = (JWT_SECRET, ADMIN_TOKEN, SERVICE_KEY, OTHER_KEY, DSN_PASSWORD)
 WEBHOOK_SECRET = "planted-webhook-secret"
+WEBHOOK_PATH = "planted-webhook-path"
+"""Part of URLs that are delivered to: for who may manage the task, and no log."""
 RULE = "planted-rule-subject"
 PAYLOAD = "planted-payload"
 """Begins every marker in what callers store or send."""
@@ -53,6 +55,7 @@ CONFIG = {
     ],
     "redis": {"url": f"redis://user:{DSN_PASSWORD}@127.0.0.1:1/0"},
     "limits": {"bodyBytes": BODY_LIMIT},
+    "webhook": {"allow": ["127.0.0.1"], "defaultRetry": {"retries": 1, "initialDelayMs": 10}},
 }
 TASK = {
     "id": "t",
@@ -62,6 +65,11 @@ TASK = {
     "webhooks": [
         {"url": "https://hooks.example/", "secret": WEBHOOK_SECRET},
         {"url": "https://hooks.example/2", "s_cret": 1, "secret": [WEBHOOK_SECRET]},
+        {"url": f"http://127.0.0.1:1/{WEBHOOK_PATH}?{WEBHOOK_PATH}", "secret": WEBHOOK_SECRET},
+        {"url": f"http://planted-user:planted-pass@h/{WEBHOOK_PATH}", "secret": WEBHOOK_SECRET},
+        {"url": f"http://10.0.0.1/{WEBHOOK_PATH}", "secret": [WEBHOOK_SECRET]},
+        {"url": f"http://127.0.0.1/{WEBHOOK_PATH}", "secret": {"planted-x": WEBHOOK_SECRET}},
+        {"url": f"http://127.0.0.1/{WEBHOOK_PATH}", "retry": {"backoff": "planted-backoff"}},
     ],
     "authConfig": {"rules": [{"match": {"scope": ["webhook:create"]}, "require": {"sub": [RULE]}}]},
 }
@@ -206,6 +214,7 @@ async def be_busy(server: Busy) -> None:
         for who in ("reader", "service", "manager"):
             await nursery.start(_follow_all, server, who)
         await _work(server)
+    await _look_at_webhooks(server)
     await _read_everything(server)
     await _err(server)
     await _raw(server)
@@ -293,6 +302,23 @@ async def _socket(server: Busy) -> None:
             await socket.send_message(text)
             server.note("manager", "ws", 101, str(await socket.get_message()))
         await socket.aclose()
+
+
+async def _look_at_webhooks(server: Busy) -> None:
+    """Once one of them has failed for good, and has been asked to try again."""
+    found: dict[str, Any] = {}
+    while not found.get("deadLetters"):
+        answer = await server.ask("manager", "GET", "/tasks/t/webhooks")
+        found = json.loads(answer.text.split("\n", 1)[1])["webhooks"][2]
+        await trio.sleep(0.02)
+    for who in CALLERS:
+        await server.ask(who, "GET", "/tasks/t/webhooks")
+        await server.ask(who, "GET", "/tasks/gone/webhooks?token=planted-token")
+        for number in (*range(7), "x"):
+            path = f"/tasks/t/webhooks/{number}"
+            await server.ask(who, "GET", f"{path}/deliveries")
+            await server.ask(who, "POST", f"{path}/redeliver", json={"fromIndex": "planted-index"})
+            await server.ask(who, "POST", f"{path}/redeliver")
 
 
 async def _read_everything(server: Busy) -> None:
@@ -418,6 +444,14 @@ async def test_neither_answers_nor_logs_of_a_busy_server_hold_what_was_planted(
     for answer in server.answers:
         if answer.what.startswith(("GET /metrics", "GET /health", "GET /openapi", "GET /docs")):
             assert PLANTED not in answer.text, answer
+
+    views = [answer for answer in server.answers if "/webhooks" in answer.what]
+    for answer in views:
+        assert answer.who in MANAGERS or WEBHOOK_PATH not in answer.text, answer
+        assert PAYLOAD not in answer.text, answer
+    assert any(a.who in MANAGERS and WEBHOOK_PATH in a.text for a in views)
+    assert any(a.who == "reader" and '"host":"127.0.0.1"' in a.text for a in views)
+    assert "webhook_dead_letter" in log
 
     # That they were there to be seen: else nothing was tested.
     archives = [a.text for a in server.of(*MANAGERS) if a.what == "GET /tasks/t/archive"]

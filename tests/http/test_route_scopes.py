@@ -31,6 +31,7 @@ PUBLIC = re.compile(r"/|/health(/.*)?|/openapi\.json|/docs(/.*)?|/admin/[a-z]+")
 NOT_ROUTES = {"HEAD", "OPTIONS"}  # HEAD is GET without a body; OPTIONS is an unknown path
 
 EVENT = {"type": "a", "level": "info"}
+HOOKS = [{"url": "http://127.0.0.1:1/"}]
 ARCHIVE = {
     "schema": "taskcast.taskArchive",
     "version": 1,
@@ -40,6 +41,7 @@ ARCHIVE = {
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/tasks"): {"id": "t"},
+    ("POST", "/tasks/{task_id}/webhooks/{number}/redeliver"): {},
     ("PATCH", "/tasks/{task_id}/status"): {"status": "running"},
     ("POST", "/tasks/{task_id}/resolve"): {"data": {}},
     ("POST", "/tasks/{task_id}/events"): EVENT,
@@ -108,7 +110,7 @@ async def server(start: Any) -> AsyncIterator[Any]:
         # A refusal may come before the body was sent, and ends its connection then.
         running.client.headers["Connection"] = "close"
         running.client.headers["Authorization"] = bearer("*")
-        await running.task(id="t")
+        await running.task(id="t", webhooks=HOOKS)
         await running.task(id="s")
         del running.client.headers["Authorization"]
         yield running
@@ -121,7 +123,7 @@ def bearer(*scopes: str, **claims: Any) -> str:
 async def ask(server: Any, route: tuple[str, str], token: str | None) -> httpx.Response:
     """The answer of a route; of a stream, its head."""
     method, template = route
-    path = template.replace("{task_id}", "t").replace("{worker_id}", "w")
+    path = template.replace("{task_id}", "t").replace("{worker_id}", "w").replace("{number}", "0")
     headers = {} if token is None else {"Authorization": token}
     if template.endswith("/ws"):
         headers |= HANDSHAKE
@@ -208,7 +210,8 @@ async def test_its_own_scope_alone_opens_a_route_and_so_does_the_star(
     for scope in (own_scope(route), "*"):
         async with start(CONFIG) as server:
             headers = {"Authorization": bearer("*")}
-            made = await server.client.post("/tasks", json={"id": "t"}, headers=headers)
+            body = {"id": "t", "webhooks": HOOKS}
+            made = await server.client.post("/tasks", json=body, headers=headers)
             assert made.status_code == 201
             if route == ("POST", "/tasks"):
                 await server.client.delete("/tasks/t", headers=headers)

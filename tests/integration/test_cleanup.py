@@ -206,7 +206,7 @@ async def test_a_log_is_not_trimmed_before_it_is_archived(postgres_url, clock):
     async with opened(config, clock) as runtime:
         await ended(runtime, "t", logs=3000)
         await archived(runtime)
-        clock.ms += cleaner.ARCHIVE_WAIT_MS
+        clock.ms += cleaner.WAIT_MS
         await until_trimmed(runtime, 3003)
         await archived(runtime)
         kept = await left(runtime)
@@ -240,7 +240,7 @@ async def test_a_page_that_the_archiver_holds_brings_nothing_back(postgres_url, 
         assert len(await left(runtime)) == 16
         go_on.set()
         await archived(runtime)
-        clock.ms += cleaner.ARCHIVE_WAIT_MS
+        clock.ms += cleaner.WAIT_MS
         await until_trimmed(runtime, 13)
         await archived(runtime)
         kept = await archive.read("t", after=-1, limit=99)

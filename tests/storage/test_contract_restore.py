@@ -182,6 +182,15 @@ async def test_a_task_whose_keys_may_be_asked_for_is_not_released(store):
     assert await store.release("t", epoch="EPOCH001", revision=1, now_ms=NOW + DAY)
 
 
+async def test_a_task_with_a_timer_that_says_so_is_not_released(store):
+    await ended(store)
+    end = {"epoch": "EPOCH001", "revision": 1, "now_ms": NOW}
+    assert not await store.release("t", **end, unless=("b", "a"))
+    assert await store.get("t") is not None
+    await store.set_timer("t", "a", None)
+    assert await store.release("t", **end, unless=("b", "a"))
+
+
 async def test_a_repeat_on_a_restored_log_knows_the_epochs_of_before(open_backend, store):
     record, entries = await copied(open_backend, draft(1))
     record = replace(record, epoch="EPOCH002", former=(Former("EPOCH001", 1),))

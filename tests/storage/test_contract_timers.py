@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskcast_trio.core.errors import TaskFull
-from taskcast_trio.storage.protocols import LogLimits, Timer
+from taskcast_trio.storage.protocols import PARKED_MS, LogLimits, Timer
 
 from .support import NOW, append, draft, event, key, task
 
@@ -100,10 +100,66 @@ async def test_a_transition_sets_and_clears_with_the_change(store):
     assert (await store.next_due("a"), await store.next_due("b")) == (NOW + 20, None)
 
 
+async def test_what_is_parked_is_hastened_by_an_append_and_by_a_transition(store):
+    await create(store, timers={"a": PARKED_MS, "b": PARKED_MS})
+    assert await store.next_due("a") == PARKED_MS
+    await store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW + 5})
+    assert (await store.next_due("a"), await store.next_due("b")) == (NOW + 5, PARKED_MS)
+    await store.transition(
+        task(status="running"),
+        [draft()],
+        revision=0,
+        epoch="EPOCHT01",
+        now_ms=NOW,
+        timers={"a": PARKED_MS},
+        hasten={"a": NOW + 6, "b": NOW + 7},
+    )
+    assert (await store.next_due("a"), await store.next_due("b")) == (NOW + 6, NOW + 7)
+
+
+async def test_nothing_else_is_hastened(store):
+    """A lease is not cut short, what is due later stays so, and no timer is made."""
+    await create(store, timers={"a": NOW, "b": NOW + 50})
+    (taken,) = await take(store)
+    hasten = {"a": NOW + 1, "b": NOW + 1, "c": NOW + 1}
+    await store.append("t", [draft()], now_ms=NOW, hasten=hasten)
+    await store.transition(
+        task(status="running"), [], revision=0, epoch="EPOCHT01", now_ms=NOW, hasten=hasten
+    )
+    due = [await store.next_due(kind) for kind in "abc"]
+    assert due == [taken.due_ms, NOW + 50, None]
+
+
+async def test_who_has_not_seen_the_whole_log_does_not_park(store):
+    await create(store, timers={"a": NOW})
+    (taken,) = await take(store)
+    await store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW})
+    assert not await store.set_timer("t", "a", PARKED_MS, if_due=taken.due_ms, if_next=0)
+    assert await store.next_due("a") == taken.due_ms
+    assert await store.set_timer("t", "a", PARKED_MS, if_due=taken.due_ms, if_next=1)
+    assert await store.next_due("a") == PARKED_MS
+
+
+async def test_a_value_is_kept_only_under_the_lease_that_it_names(store):
+    await create(store, timers={"a": NOW})
+    (taken,) = await take(store)
+    lease = {"a": taken.due_ms}
+    assert await store.put_task_note("t", "n", b"1", epoch="EPOCHT01", if_due=lease)
+    assert not await store.put_task_note(
+        "t", "n", b"2", epoch="EPOCHT01", timers={"b": NOW}, if_due={"a": NOW}
+    )
+    assert not await store.put_task_note("t", "n", b"2", epoch="EPOCHT01", if_due={"c": NOW})
+    await take(store, at=taken.due_ms)
+    assert not await store.put_task_note("t", "n", None, epoch="EPOCHT01", if_due=lease)
+    assert await store.task_notes("t") == {"n": b"1"}
+    assert await store.next_due("b") is None
+
+
 async def test_a_step_that_stores_nothing_sets_nothing(store):
-    await create(store)
+    await create(store, timers={"p": PARKED_MS})
     await store.append("t", [draft()], now_ms=NOW, idempotency=key())
-    await store.append("t", [draft()], now_ms=NOW, idempotency=key(), wake={"a": NOW})
+    again = {"wake": {"a": NOW}, "hasten": {"p": NOW}}
+    await store.append("t", [draft()], now_ms=NOW, idempotency=key(), **again)
     try:
         await store.append(
             "t", [draft()], now_ms=NOW, limits=LogLimits(events=1, bytes=9), wake={"a": NOW}
@@ -113,6 +169,7 @@ async def test_a_step_that_stores_nothing_sets_nothing(store):
     else:
         raise AssertionError("it had no room")
     assert await store.next_due("a") is None
+    assert await store.next_due("p") == PARKED_MS
 
 
 async def test_a_task_that_is_not_there_has_no_timers(store):
@@ -188,8 +245,9 @@ TASKS = st.sampled_from(["t0", "t1", "t2"])
 TIMES = st.integers(0, 40)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("set"), TASKS, st.none() | TIMES),
+        st.tuples(st.just("set"), TASKS, st.none() | TIMES | st.just(PARKED_MS)),
         st.tuples(st.just("wake"), TASKS, TIMES),
+        st.tuples(st.just("hasten"), TASKS, TIMES),
         st.tuples(st.just("take"), TIMES, st.integers(1, 3)),
         st.tuples(st.just("delete"), TASKS, st.none()),
         st.tuples(st.just("create"), TASKS, TIMES),
@@ -214,6 +272,9 @@ def test_any_steps_give_what_a_dict_would_give(open_backend, steps):
                     await store.append(one, [], now_ms=NOW, wake={"a": two})
                     known = due[one]
                     due[one] = two if known is None else min(known, two)
+                elif step == "hasten" and one in due:
+                    await store.append(one, [], now_ms=NOW, hasten={"a": two})
+                    due[one] = two if due[one] == PARKED_MS else due[one]
                 elif step == "take":
                     taken = await store.take_due("a", now_ms=one, lease_ms=50, limit=two)
                     ready = sorted(d for d in due.values() if d is not None and d <= one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import trio.testing
 from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
@@ -15,6 +14,7 @@ from .support import (
     append,
     draft,
     event,
+    key,
     latest,
     piece,
     read_all,
@@ -109,10 +109,10 @@ async def test_a_living_task_another_life_and_a_stranger_are_left_alone(
 
 async def test_nobody_is_told(store: ShortTermStore, announced: Announced) -> None:
     await ended(store, draft(1))
-    told = len(announced.commits)
-    await trim(store, 0)
-    await trio.testing.wait_all_tasks_blocked()
-    assert len(announced.commits) == told
+    await announced.first(3)
+    assert await trim(store, 0) == 1
+    await store.delete("t")
+    assert (await announced.first(4))[-1].deleted
 
 
 async def test_a_value_stays_as_it_was_until_its_last_event_goes(store: ShortTermStore) -> None:
@@ -130,6 +130,36 @@ async def test_a_value_stays_as_it_was_until_its_last_event_goes(store: ShortTer
     assert {series: text(entry) for series, entry in values.items()} == {"other": "xy"}
     await trim(store, 3)
     assert (await store.snapshot("t")).values == {}
+
+
+async def test_a_value_of_which_the_text_changed_its_field_stays_as_it_was(
+    store: ShortTermStore,
+) -> None:
+    other = replace(draft({"delta": "b", "note": "c"}, "s"), series_acc_field="note")
+    await ended(store, draft({"delta": "a", "note": "n"}, "s"), other, piece("d"))
+    was = (await store.snapshot("t")).values["s"]
+    assert value(was) == {"delta": "bd"}
+    for gone in (0, 2):
+        assert await trim(store, gone) == 1
+        now = (await store.snapshot("t")).values["s"]
+        assert (now.event, now.place) == (was.event, was.place)
+    assert await trim(store, 1) == 1
+    assert (await store.snapshot("t")).values == {}
+
+
+async def test_a_repeat_is_answered_with_what_was_trimmed_since(store: ShortTermStore) -> None:
+    await store.create(task(), epoch=EPOCH, now_ms=NOW)
+    drafts = [draft(1), latest("a"), draft(2), piece("b")]
+    first = await store.append("t", drafts, now_ms=NOW, idempotency=key())
+    await append(store, draft(3), latest("c"))
+    end = replace(first.record.task, status="completed", completed_at=NOW)
+    await store.transition(end, [], revision=0, epoch=EPOCH, now_ms=NOW)
+    assert await trim(store, 0, 2, 4) == 3
+    assert await trim(store, 5) == 1
+    again = await store.append("t", drafts, now_ms=NOW, idempotency=key())
+    assert again.repeated
+    assert [entry.event for entry in again.entries] == [entry.event for entry in first.entries]
+    assert again.record == replace(first.record, trimmed=5, trims=4)
 
 
 async def test_events_that_moved_are_trimmed_by_their_index(store: ShortTermStore) -> None:

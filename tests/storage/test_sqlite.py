@@ -17,8 +17,8 @@ from msgspec import Raw
 from taskcast_trio.core.errors import KeyReused, TaskFull
 from taskcast_trio.core.model import BlockedRequest, Cleanup, Task, TaskError
 from taskcast_trio.storage.protocols import LogLimits
+from taskcast_trio.storage.recent import Recent
 from taskcast_trio.storage.sqlite import StoreRefused, open_sqlite, writer
-from taskcast_trio.storage.sqlite.recent import Recent
 from taskcast_trio.storage.sqlite.schema import SCHEMA_VERSION
 
 from .sqlite_support import reader_connections, rows_of, work_of, writer_connection

@@ -20,6 +20,7 @@ from taskcast_trio.core.model import Draft, Status
 from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.memory_log import Log
 from taskcast_trio.storage.protocols import (
+    PARKED_MS,
     Commit,
     Former,
     LogLimits,
@@ -55,22 +56,27 @@ statuses = st.sampled_from(["running", "paused", "completed"])
 cursors = st.integers(-2, 12)
 kinds = st.sampled_from(["a", "b"])
 wakes = st.dictionaries(kinds, times)
-timers = st.dictionaries(kinds, st.none() | times)
+dues = times | st.just(PARKED_MS)
+timers = st.dictionaries(kinds, st.none() | dues)
+where_due = st.none() | st.dictionaries(kinds, dues, max_size=1)
+trims = st.lists(st.integers(-1, 9), max_size=6)
+nexts = st.none() | st.integers(0, 4)
+values = st.none() | st.binary(max_size=2)
 commands = st.one_of(
     st.tuples(st.just("create"), ids, times, keys, timers),
-    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes),
-    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes),
-    st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans(), timers),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes, wakes),
+    st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes, wakes),
+    st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans(), timers, wakes),
     st.tuples(st.just("delete"), ids),
     st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans(), timers),
-    st.tuples(st.just("restore"), ids, statuses, drafts, st.integers(0, 5), timers),
-    st.tuples(st.just("release"), ids, times, st.booleans()),
-    st.tuples(st.just("trim"), ids, st.lists(st.integers(-1, 9), max_size=6), st.booleans()),
-    st.tuples(st.just("trim"), ids, st.lists(st.integers(-1, 9), max_size=6), st.just(False)),
+    st.tuples(st.just("restore"), ids, statuses, drafts, st.integers(0, 5), trims, timers),
+    st.tuples(st.just("release"), ids, times, st.booleans(), st.lists(kinds, max_size=1)),
+    st.tuples(st.just("trim"), ids, trims, st.booleans()),
+    st.tuples(st.just("trim"), ids, trims, st.just(False)),
     st.tuples(st.just("take due"), kinds, times),
     st.tuples(st.just("list due"), kinds, times),
-    st.tuples(st.just("set timer"), ids, kinds, st.none() | times, st.none() | times),
-    st.tuples(st.just("task note"), ids, st.none() | st.binary(max_size=2), st.booleans(), timers),
+    st.tuples(st.just("set timer"), ids, kinds, st.none() | dues, st.none() | dues, nexts),
+    st.tuples(st.just("task note"), ids, values, st.booleans(), timers, where_due),
     st.tuples(st.just("repeated"), ids, keys.filter(bool), times),
     st.tuples(st.just("places"), ids, cursors, cursors, st.integers(1, 4)),
     st.tuples(st.just("snapshot"), ids),
@@ -91,7 +97,7 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
             timers=at(base, due),
         )
     if command == "append":
-        id_, batch, now, idempotency, bounds, due = arguments
+        id_, batch, now, idempotency, bounds, due, hasten = arguments
         return lambda store: store.append(
             id_,
             batch,
@@ -99,6 +105,7 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
             idempotency=idempotency,
             limits=bounds,
             wake=at(base, due),
+            hasten=at(base, hasten),
         )
     if command == "move":
         return move_of(*arguments, base=base, record=record)
@@ -115,12 +122,13 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
         restored, entries = log_elsewhere(*of, epoch=epoch)
         return lambda store: store.restore(restored, entries, timers=at(base, due))
     if command == "release":
-        id_, now, stale = arguments
+        id_, now, stale, unless = arguments
         return lambda store: store.release(
             id_,
             epoch=record.epoch if record else "EPOCH999",
             revision=record.revision + stale if record else 0,
             now_ms=base + now,
+            unless=unless,
         )
     if command == "take due":
         kind, now = arguments
@@ -134,18 +142,19 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
             id_, indexes, epoch=record.epoch if record and not stale else "EPOCH999"
         )
     if command == "set timer":
-        id_, kind, due, if_due = arguments
+        id_, kind, due, if_due, if_next = arguments
         return lambda store: store.set_timer(
-            id_, kind, *at(base, {0: due}).values(), if_due=at(base, {0: if_due})[0]
+            id_, kind, when(base, due), if_due=when(base, if_due), if_next=if_next
         )
     if command == "task note":
-        id_, value, stale, due = arguments
+        id_, value, stale, due, if_due = arguments
         return lambda store: store.put_task_note(
             id_,
             "n",
             value,
             epoch=record.epoch if record and not stale else "EPOCH999",
             timers=at(base, due),
+            if_due=at(base, if_due or {}),
         )
     if command == "repeated":
         id_, idempotency, now = arguments
@@ -166,6 +175,7 @@ def move_of(
     idempotency: Any,
     stale: bool,
     due: Any,
+    hasten: Any,
     *,
     base: int,
     record: Any,
@@ -179,22 +189,28 @@ def move_of(
         now_ms=base + now,
         idempotency=idempotency,
         timers=at(base, due),
+        hasten=at(base, hasten),
     )
 
 
 def at(base: int, due: Any) -> Any:
-    return {kind: None if time is None else base + time for kind, time in due.items()}
+    return {kind: when(base, time) for kind, time in due.items()}
+
+
+def when(base: int, time: int | None) -> int | None:
+    return time if time is None or time == PARKED_MS else base + time
 
 
 def log_elsewhere(
-    id_: str, status: Status, batch: Any, renewed: int, *, epoch: str
+    id_: str, status: Status, batch: Any, renewed: int, trimmed: list[int], *, epoch: str
 ) -> tuple[TaskRecord, list[Entry]]:
     """A log of another store. Its second epoch begins somewhere in it, the last of its events have
-    ids of neither, and its last indexes may be missing.
+    ids of neither, its last indexes may be missing, and it was trimmed.
     """
     log = Log(TaskRecord(task(id_, status), revision=3, epoch="OTHER001", next_index=0), 0)
     log.append(batch, NOW)
     log.append(batch, NOW + 3)
+    log.trim(trimmed)
     entries = [entry for entry in log.by_index if entry is not None]
     former = (Former("OTHER001", min(renewed, len(log.by_index))),)
     return replace(
@@ -250,7 +266,7 @@ async def state(store: ShortTermStore) -> object:
 
 
 async def all_timers(store: ShortTermStore) -> list[object]:
-    at_the_end = {"now_ms": NOW + 1_000 * DAY, "lease_ms": 1, "limit": 9}
+    at_the_end = {"now_ms": PARKED_MS, "lease_ms": 1, "limit": 9}
     return [plain(await store.take_due(kind, **at_the_end)) for kind in ("a", "b")]
 
 

@@ -270,3 +270,15 @@ async def test_values_that_were_read_before_a_release_are_not_kept(backend):
         gate.open()
     with pytest.raises(TaskNotFound):
         await store.snapshot("t")
+
+
+async def test_hastening_costs_a_task_without_that_timer_nothing(path: Path) -> None:
+    async with open_sqlite(path, synchronous="normal") as backend:
+        await backend.store.create(task(), epoch="EPOCH001", now_ms=NOW)
+    async with open_sqlite(path, synchronous="normal") as backend:
+        await backend.store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW})  # looks once
+        with statements(backend) as told:
+            for _ in range(3):
+                await backend.store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW})
+        assert told
+        assert of_timers(told) == []

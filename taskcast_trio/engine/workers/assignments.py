@@ -27,6 +27,7 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.model import Draft, Task
 from taskcast_trio.storage.protocols import Audience, Commit, ShortTermStore, TaskRecord
 
+from ..metrics import Metrics
 from ..timer_loop import Outage
 from ..timetable import Timetable
 from .registry import Registry
@@ -72,6 +73,7 @@ class Assignments:
         clock: Callable[[], int],
         lease_ms: int,
         counted: Callable[[Commit], None],
+        metrics: Metrics,
         ended: Callable[[Ended], None],
         freed: Callable[[str], None],
     ) -> None:
@@ -82,9 +84,12 @@ class Assignments:
         self._clock = clock
         self._lease_ms = lease_ms
         self._counted = counted
+        self._metrics = metrics
         self._on_ended = ended
         self._on_freed = freed
         self._held: dict[str, Held] = {}
+        self._own_doing: set[str] = set()
+        """The tasks that their workers give back at this moment."""
         self._over: deque[Ended] = deque()
         self._unsure: set[str] = set()
         self._work = trio.Event()
@@ -150,6 +155,7 @@ class Assignments:
                     self._held[task_id] = before
             raise
         self._counted(commit)
+        self._metrics.assigned.inc()
         return task
 
     async def _undo(self, worker_id: str, task_id: str) -> None:
@@ -191,7 +197,15 @@ class Assignments:
                 after = assignment.bar(task, worker_id)
             else:
                 return False
-            if after is task or await self.change(record, after, drafts):
+            self._own_doing.add(task_id)
+            try:
+                done = after is task or await self.change(record, after, drafts)
+            finally:
+                self._own_doing.discard(task_id)
+            if done:
+                held = self._held.get(task_id)
+                if had_it and held is not None and held.fence == task.fence:
+                    self._end(task_id, held, None)
                 return had_it
 
     async def take_back(self, record: TaskRecord) -> bool:
@@ -259,7 +273,8 @@ class Assignments:
         if is_held(task) and task.assigned_worker == held.worker_id and task.fence == held.fence:
             return
         reason = "reassigned" if is_held(task) or task.status == "pending" else task.status
-        self._end(task.id, held, None if task.fence == held.fence else reason)
+        itself = task.fence == held.fence or task.id in self._own_doing
+        self._end(task.id, held, None if itself else reason)
 
     def _end(self, task_id: str, held: Held, reason: str | None) -> None:
         self._unwatch(task_id)

@@ -79,6 +79,8 @@ class Dispatcher:
         self.waiters: dict[Waiter, None] = {}
         self._asked: OrderedDict[str, dict[str, int]] = OrderedDict()
         """By task: when each worker was asked last, or declined."""
+        self._resting: dict[str, float] = {}
+        """Until when a worker that came gets nothing that waited before."""
         self._to_serve: dict[str, None] = {}
         self._some_to_serve = trio.Event()
 
@@ -213,6 +215,10 @@ class Dispatcher:
 
     # For a worker --------------------------------------------------------------------------------
 
+    def rest(self, worker_id: str, seconds: float) -> None:
+        """What waits is not for the worker yet."""
+        self._resting[worker_id] = trio.current_time() + seconds
+
     def serve(self, worker_id: str) -> None:
         """The worker may have room: see what waits for it. Never waits."""
         for waiter in self.waiters:
@@ -253,6 +259,9 @@ class Dispatcher:
                     outage.over()
 
     async def _serve(self, worker_id: str) -> None:
+        if self._resting.get(worker_id, 0.0) > trio.current_time():
+            return
+        self._resting.pop(worker_id, None)
         skipped: set[str] = set()
         while (session := self.sessions.get(worker_id)) is not None:
             row = self._registry.get(worker_id)

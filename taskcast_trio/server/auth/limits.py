@@ -19,6 +19,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.storage.protocols import Peers
 
 SHARES: Final = 20
+REFUSED: Final = -1
 STREAM_RETRY_S: Final = 5
 """When to try again for a stream: others end when they end, and nobody is told."""
 
@@ -103,7 +104,8 @@ class SharedRateLimiter:
         self._peers = peers
         self._clock_s = clock_s
         self._held: dict[str, tuple[int, float]] = {}
-        """How many requests may still be made, and until when."""
+        """How many requests may still be made, or REFUSED, and until when that holds."""
+        self._fetching: dict[str, trio.Event] = {}
         self._swept_at = 0.0
 
     def check(self, key: str) -> bool:
@@ -111,25 +113,40 @@ class SharedRateLimiter:
         left, until = self._held.get(key, (0, 0.0))
         if left == 0 or self._clock_s() >= until:
             return False
+        if left == REFUSED:
+            raise too_many(self._per_second)
         self._held[key] = (left - 1, until)
         return True
 
     async def fetch(self, key: str) -> None:
         """See :meth:`Limiter.fetch`. Where the store is away, each process counts for itself: what
         is asked of it then says so.
+
+        Of those who ask for a key at once one fetches: more would take what others may need.
         """
+        if (fetching := self._fetching.get(key)) is not None:
+            await fetching.wait()
+            return
+        self._fetching[key] = trio.Event()
+        try:
+            await self._fetch(key)
+        finally:
+            self._fetching.pop(key).set()
+
+    async def _fetch(self, key: str) -> None:
         try:
             granted = await self._peers.take_tokens(
                 f"{self._name}:{key}", want=self._share, per_second=self._per_second
             )
         except StoreUnavailable:
             granted = self._share
-        if granted == 0:
-            raise too_many(self._per_second)
         now_s = self._clock_s()
         self._sweep(now_s)
-        left, until = self._held.get(key, (0, 0.0))
-        self._held[key] = (granted + (left if now_s < until else 0), now_s + 1)
+        if granted == 0:
+            # Who goes on asking is a burden to this process only.
+            self._held[key] = (REFUSED, now_s + 1 / SHARES)
+            raise too_many(self._per_second)
+        self._held[key] = (granted, now_s + 1)
 
     def _sweep(self, now_s: float) -> None:
         if now_s >= self._swept_at + 1:

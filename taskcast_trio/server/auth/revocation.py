@@ -72,8 +72,9 @@ class Revocations:
         self._leeway_s = leeway_s
         self._writing = trio.Lock()
 
-    async def revoke(self, request: RevokeRequest) -> None:
-        """Refuse these tokens from now on. Cancelled, it is done or not done.
+    async def revoke(self, request: RevokeRequest) -> Revoked:
+        """Refuse these tokens from now on, and say what others are to be told of it. Cancelled, it
+        is done or not done.
 
         One that was made before stays in force to its own end: this one only adds. (Where two
         processes revoke the same at one moment, the end is that of the last to write.) Open streams
@@ -94,6 +95,7 @@ class Revocations:
                 expires_ms=revocation.until_ms,
                 now_ms=now_ms,
             )
+        return Revoked(at_ms=revocation.at_ms, jti=request.jti, sub=request.sub)
 
     async def check(self, caller: Caller) -> None:
         """Let the caller pass if its token is not revoked: at most two reads of a note.
@@ -111,7 +113,7 @@ class Revocations:
         revocation = await self._read(_key("sub", caller.sub), now_ms)
         if revocation is None:
             return
-        if caller.issued_at is None or not caller.issued_at * 1000 > revocation.at_ms:
+        if not _is_later(caller, revocation.at_ms):
             raise TokenRevoked("The token has been revoked")
 
     async def _read(self, key: str, now_ms: int) -> _Revocation | None:
@@ -127,19 +129,26 @@ class Revocations:
 
 
 class Revoked(Wire, frozen=True, kw_only=True):
-    """What processes tell each other of a revocation."""
+    """What processes tell each other of a revocation: when it was made (Unix ms), and of what."""
 
+    at_ms: int
     jti: str | UnsetType = UNSET
     sub: str | UnsetType = UNSET
 
 
-def concerns(revoked: Revoked | RevokeRequest, caller: Caller) -> bool:
-    """Whether a revocation that was made just now hits a caller that was let in before."""
+def concerns(revoked: Revoked, caller: Caller) -> bool:
+    """Whether a revocation hits a caller that was let in before it was heard of."""
     if caller.service is not None:
         return False
-    return (caller.jti is not None and caller.jti == revoked.jti) or (
-        caller.sub is not None and caller.sub == revoked.sub
-    )
+    if caller.jti is not None and caller.jti == revoked.jti:
+        return True
+    is_subject = caller.sub is not None and caller.sub == revoked.sub
+    return is_subject and not _is_later(caller, revoked.at_ms)
+
+
+def _is_later(caller: Caller, at_ms: int) -> bool:
+    """Whether the caller's token is known to be newer than that."""
+    return caller.issued_at is not None and caller.issued_at * 1000 > at_ms
 
 
 def _key_of(request: RevokeRequest) -> str:

@@ -31,6 +31,10 @@ from .nodes import Place
 from .peers import RedisPeers
 from .rows import entries_of, unpack
 
+TOLD: Final = BUCKETS
+"""Stands for the channel that says that processes have told each other something, which is where
+bucket 0 is.
+"""
 CHECK_S: Final = 4.0
 GRACE_S: Final = 1.0
 """How long an announcement may be on its way behind the position that it tells of."""
@@ -53,7 +57,12 @@ class RedisBroadcast:
     """Feeds one sink; see :class:`Broadcast`."""
 
     def __init__(self, commands: Commands, known: Known, *, sharded: bool, store_id: bytes) -> None:
-        self.peers = RedisPeers(commands, followed=self._tasks, count=self._count)
+        self.peers = RedisPeers(
+            commands,
+            followed=self._tasks,
+            count=self._count,
+            publish="SPUBLISH" if sharded else "PUBLISH",
+        )
         self._commands = commands
         self._known = known
         self._sharded = sharded
@@ -114,8 +123,8 @@ class RedisBroadcast:
 
     def _wanted(self) -> set[int]:
         if self._everything:
-            return set(range(BUCKETS))
-        return {bucket for bucket, tasks in enumerate(self._followed) if tasks}
+            return {TOLD, *range(BUCKETS)}
+        return {TOLD, *(bucket for bucket, tasks in enumerate(self._followed) if tasks)}
 
     def _confirmed(self) -> set[int]:
         return {bucket for ear in self._ears.values() for bucket in ear.confirmed}
@@ -154,7 +163,8 @@ class RedisBroadcast:
             by_place: dict[Place, set[int]] = {place: set() for place in self._ears}
             if self._sharded:
                 for bucket in wanted:
-                    by_place.setdefault(nodes.place_of(bucket), set()).add(bucket)
+                    place = nodes.place_of(0 if bucket == TOLD else bucket)
+                    by_place.setdefault(place, set()).add(bucket)
             else:
                 by_place.setdefault(nodes.place_of(0), set()).update(wanted)
             for place, buckets in by_place.items():
@@ -172,7 +182,7 @@ class RedisBroadcast:
         return Ear(
             place,
             self._commands.nodes,
-            self._commands.keys.channels,
+            [*self._commands.keys.channels, self._commands.keys.told],
             sharded=self._sharded,
             heard=self._heard,
             confirmed=self._confirm,
@@ -198,10 +208,12 @@ class RedisBroadcast:
                     return
 
     def _confirm(self, bucket: int) -> None:
-        if self._begun:
+        if bucket == TOLD:
+            self.peers.nudge()
+        elif self._begun:
             self._gaps.add(bucket)
             self._gap.set()
-        elif self._wanted() <= self._confirmed():
+        if not self._begun and self._wanted() <= self._confirmed():
             self._complete.set()
 
     async def _tell_gaps(self) -> None:
@@ -220,6 +232,9 @@ class RedisBroadcast:
             self._sink.interrupted(task_ids)
 
     def _heard(self, bucket: int, message: bytes) -> None:
+        if bucket == TOLD:
+            self.peers.nudge()
+            return
         length = int.from_bytes(message[:2], "big")
         try:
             task_id = message[2 : 2 + length].decode()

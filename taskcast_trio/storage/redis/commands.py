@@ -21,7 +21,7 @@ from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.storage.bridge import Bridge
 
 from .errors import CONNECTION_ERRORS, is_passing, unavailable
-from .keys import TASK_KEY_COUNT, Keys
+from .keys import BUCKETS, TASK_KEY_COUNT, Keys
 from .nodes import Cluster, Nodes, Place, connect, cut
 from .resp import Value, bulk, command
 from .scripts import Script
@@ -162,6 +162,19 @@ class Commands:
     ) -> Command:
         data = bulk(len(keys)) + b"".join(map(bulk, (*keys, *values)))
         return Command(bucket, data, (script, 3 + len(keys) + len(values)))
+
+    @property
+    def undivided(self) -> bool:
+        """Whether one server has all buckets, so that one script may look at all of them."""
+        return not isinstance(self.nodes, Cluster)
+
+    def on_all(self, script: Script, name: str, *values: Value, step: bool = False) -> Command:
+        """The script for the keys of that name in all buckets; a ``step`` changes something."""
+        remembered = [self.keys.step(0, self.request())] if step else []
+        count = BUCKETS + len(remembered)
+        others = b"".join(map(bulk, (*remembered, *values)))
+        data = b"%b%b%b" % (bulk(count), self.keys.everywhere(name), others)
+        return Command(0, data, (script, 3 + count + len(values)))
 
     def plain(self, bucket: int, *values: Value) -> Command:
         return Command(bucket, command(*values))

@@ -47,7 +47,10 @@ class Keys:
         """Says which store this is, until its data is lost."""
         self.peers = f"{self.stems[0]}peers"
         self.messages = f"{self.stems[0]}messages"
+        self.told = f"{self.stems[0]}told"
+        """The channel that says that there is a message."""
         self.of_task = lru_cache(maxsize=4096)(self._of_task)
+        self.everywhere = lru_cache(maxsize=64)(self._everywhere)
 
     def head(self, task_id: str) -> str:
         return f"{self.stems[bucket_of(task_id)]}head:{task_id}"
@@ -86,6 +89,10 @@ class Keys:
             self.channels[bucket],
         )
         return bucket, b"".join(map(bulk, names))
+
+    def _everywhere(self, name: str) -> bytes:
+        """The keys of that name in all buckets, as they are sent."""
+        return b"".join(bulk(f"{stem}{name}") for stem in self.stems)
 
 
 TASK_KEY_COUNT: Final = len(TASK_KEYS) + 5

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from taskcast_trio.core.model import Task
 
 from ..protocols import TaskRecord
-from ..sqlite.recent import Recent
+from ..recent import Recent
 from .rows import unpack_body, unpack_former
 
 _MAX_BYTES: Final = 32 * 1024 * 1024
@@ -29,7 +29,7 @@ class Known:
 
     def record(self, task_id: str, told: Sequence[Any], held: Held | None) -> TaskRecord | None:
         """The record that was told; None where its body was neither told nor held."""
-        epoch, revision, next_index, imported, former, body = told
+        epoch, revision, next_index, imported, former, trimmed, trims, body = told
         if body is not None:
             task = unpack_body(body)
             self._recent.put(task_id, (epoch, revision, task), len(body) + _OVERHEAD)
@@ -37,7 +37,16 @@ class Known:
             task = held[2]
         else:
             return None
-        return TaskRecord(task, revision, epoch, next_index, imported == "1", unpack_former(former))
+        return TaskRecord(
+            task,
+            revision,
+            epoch,
+            next_index,
+            imported == "1",
+            unpack_former(former),
+            trimmed,
+            trims,
+        )
 
 
 def version_of(held: Held | None) -> str:

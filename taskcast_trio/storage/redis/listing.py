@@ -64,6 +64,12 @@ class Listing(Steps):
     async def _first(
         self, behind: dict[int, int], quota: int, statuses: bytes, type_: str
     ) -> Iterable[tuple[int, Any]]:
+        starts = set(behind.values())
+        is_short = len(behind) == BUCKETS and len(starts) == 1 and quota < PAGE
+        if is_short and not statuses and not type_ and self._commands.undivided:
+            # Others may have to look at every task, which is no work for one script.
+            look = self._commands.on_all(script("list_all"), "order", starts.pop(), quota)
+            return enumerate(unpack(await self._commands.do(look)))
         steps = [
             self._commands.on_keys(
                 script("list"),
@@ -96,6 +102,10 @@ class Listing(Steps):
         return records
 
     async def count(self) -> int:
+        if self._commands.undivided:
+            look = self._commands.on_all(script("count_all"), "order")
+            count: int = await self._commands.do(look)
+            return count
         steps = [
             self._commands.plain(bucket, "ZCARD", key)
             for bucket, key in enumerate(self._keys.order)

@@ -2,12 +2,13 @@
 other.
 
 Each process has a hash of its own, which Redis forgets soon after the process is gone: how many
-follow each task there. Messages stand in one short list that every process looks at once a second,
-so that none is lost with a connection.
+follow each task there. Messages stand in one short list that every process looks at when it is told
+that there is one, and once a second, so that none is lost with a connection.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -39,6 +40,7 @@ class RedisPeers:
         *,
         followed: Callable[[], Iterable[str]],
         count: Callable[[str], int],
+        publish: str = "PUBLISH",
     ) -> None:
         """``followed`` are the tasks that somebody follows in this process, ``count`` says how
         many do.
@@ -46,6 +48,8 @@ class RedisPeers:
         self._commands = commands
         self._followed = followed
         self._count = count
+        self._publish = publish
+        self._nudged = trio.Event()
         self._name = commands.request().hex()
         keys = commands.keys
         self._all, self._messages = keys.peers, keys.messages
@@ -54,7 +58,10 @@ class RedisPeers:
         self._changed: set[str] = set()
         self._change = trio.Event()
         self._others: list[str] = []
-        self._heard = 0
+        self._heard: int | None = None
+        """The number of the newest message that is known; those before the first look are not for
+        this process.
+        """
 
     def changed(self, task_id: str) -> None:
         """More or fewer follow this task here than before. Never waits."""
@@ -69,7 +76,7 @@ class RedisPeers:
     ) -> None:
         """See :meth:`Peers.run`."""
         with suppress(StoreUnavailable):  # it comes back, and the next beat with it
-            await self._beat(None)
+            await self._beat(hear)
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
@@ -82,15 +89,26 @@ class RedisPeers:
             ):
                 await self._leave()
 
+    def nudge(self) -> None:
+        """There is a message, or may be: look at once. Never waits."""
+        self._nudged.set()
+
     async def _keep(self, hear: Callable[[bytes], None]) -> None:
+        next_beat = trio.current_time() + BEAT_S
         while True:
-            await trio.sleep(BEAT_S)
+            with trio.move_on_at(next_beat):
+                await self._nudged.wait()
+            self._nudged = trio.Event()
             try:
-                await self._beat(hear)
+                if trio.current_time() >= next_beat:
+                    next_beat = trio.current_time() + BEAT_S
+                    await self._beat(hear)
+                elif self._heard is not None:
+                    await self._listen(hear)
             except StoreUnavailable:
                 continue
 
-    async def _beat(self, hear: Callable[[bytes], None] | None) -> None:
+    async def _beat(self, hear: Callable[[bytes], None]) -> None:
         """Show that this process is there, and see who else is, and what they say."""
         plain, name = self._commands.plain, self._name
         (seconds, micros), is_known = await self._commands.do_all(
@@ -110,9 +128,11 @@ class RedisPeers:
         )
         self._others = [each for raw in names if (each := raw.decode()) != name]
         last = int(float(newest[1])) if newest else 0
-        if hear is None or last < self._heard:  # the latter: Redis has lost them
-            self._heard = last if hear is None else 0
-        if hear is not None and last > self._heard:
+        if self._heard is None:
+            self._heard = last
+        elif last < self._heard:  # Redis has lost them: what there is now is new
+            self._heard = 0
+        if last > self._heard:
             await self._listen(hear)
 
     async def _listen(self, hear: Callable[[bytes], None]) -> None:
@@ -179,7 +199,16 @@ class RedisPeers:
         """See :meth:`Peers.tell`."""
         name = self._commands.request()
         await self._commands.do(
-            self._commands.on_keys(script("tell"), 0, (self._messages,), message, MESSAGES, name)
+            self._commands.on_keys(
+                script("tell"),
+                0,
+                (self._messages, self._commands.keys.told),
+                message,
+                MESSAGES,
+                name,
+                time.time_ns() // 1000,
+                self._publish,
+            )
         )
 
     async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:

@@ -6,7 +6,7 @@ as one binary value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
@@ -17,8 +17,8 @@ from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Draft, Event, Level, SeriesMode, Task
 from taskcast_trio.core.series import SeriesValues, field_of, fold, joined, text_of
 
+from ..packed_task import pack_task, unpack_task
 from ..protocols import Former
-from ..sqlite.rows import pack_task, unpack_task
 
 pack: Final = msgspec.msgpack.Encoder().encode
 unpack: Final = msgspec.msgpack.Decoder().decode
@@ -58,6 +58,12 @@ def row_of(event: Draft | Event, *, id_: str | None = None) -> bytes:
         if snapshot is not UNSET or id_ is not None:
             row += [None if snapshot is UNSET else snapshot, id_]
     return pack(row)
+
+
+def foreign_id(event: Event, epoch: str) -> str | None:
+    """The id of an event whose id does not follow from its place."""
+    follows = event.id == event_id(event.timestamp, epoch, event.index)
+    return None if follows else event.id
 
 
 def entry_of(placed: Sequence[Any], task_id: str, epoch: str) -> Entry:
@@ -151,6 +157,16 @@ def value_of(value: Sequence[Any], task_id: str, epoch: str) -> tuple[str, Entry
         return series, values[series].entry
     entry = entry_of(newest, task_id, epoch)
     return series, entry if key is None else joined(entry, key, text)
+
+
+def values_told(values: Mapping[str, Entry], epoch: str) -> bytes:
+    """What lua/trim.lua has to know of the values of mixed series."""
+    told: list[str | int | Raw] = []
+    for series, entry in values.items():
+        event = entry.event
+        row = row_of(event, id_=foreign_id(event, epoch))
+        told += (series, event.index, event.timestamp, _lua_text(row))
+    return pack(told)
 
 
 def pack_body(task: Task) -> bytes:

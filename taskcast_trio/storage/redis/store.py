@@ -15,7 +15,7 @@ from taskcast_trio.core.errors import (
     TaskFull,
     TaskNotFound,
 )
-from taskcast_trio.core.ids import event_id, parse_event_id
+from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event, Task
 
 from ..protocols import (
@@ -34,6 +34,7 @@ from .notes import Notes
 from .rows import (
     committed,
     entry_of,
+    foreign_id,
     pack,
     pack_body,
     pack_former,
@@ -41,6 +42,7 @@ from .rows import (
     row_of,
     size_of,
     value_of,
+    values_told,
 )
 from .scripts import script
 from .steps import ended_value, fence_value, key_values, timer_values, type_value
@@ -101,6 +103,7 @@ class RedisStore(Listing, TaskTimers, Notes):
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
     ) -> Commit:
         held = self._known.get(task_id)
@@ -115,6 +118,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             sum(map(size_of, drafts)),
             parts_of(drafts),
             timer_values(wake) if wake else b"",
+            timer_values(hasten) if hasten else b"",
             "" if fence is None else fence,
             *map(row_of, drafts),
         )
@@ -146,6 +150,7 @@ class RedisStore(Listing, TaskTimers, Notes):
         now_ms: int,
         idempotency: Idempotency | None = None,
         timers: Timers = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         reply = await self._step(
             "transition",
@@ -159,6 +164,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             sum(map(size_of, drafts)),
             parts_of(drafts),
             timer_values(timers),
+            timer_values(hasten),
             task.status,
             ended_value(task),
             type_value(task),
@@ -219,6 +225,19 @@ class RedisStore(Listing, TaskTimers, Notes):
         reply = await self._step("delete", task_id, self._publish, epoch or "")
         return bool(reply[0] == "done")
 
+    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
+        wanted = pack(sorted({index for index in indexes if index >= 0}))
+        values: dict[str, Entry] = {}
+        while True:
+            reply = await self._step("trim", task_id, epoch, wanted, values_told(values, epoch))
+            if reply[0] == "done":
+                count: int = reply[1]
+                return count
+            try:
+                values = (await self.snapshot(task_id)).values
+            except TaskNotFound:
+                return 0
+
     async def import_task(
         self,
         task: Task,
@@ -249,11 +268,10 @@ class RedisStore(Listing, TaskTimers, Notes):
         for entry in entries:
             event = entry.event
             places += (event.index, entry.place, event.timestamp)
-            if event.id == event_id(event.timestamp, record.epoch, event.index):
-                rows.append(row_of(event))
-            else:
-                rows.append(row_of(event, id_=event.id))
-                foreign += (event.id, event.index)
+            id_ = foreign_id(event, record.epoch)
+            rows.append(row_of(event, id_=id_))
+            if id_ is not None:
+                foreign += (id_, event.index)
         reply = await self._step(
             "import",
             task.id,
@@ -265,6 +283,8 @@ class RedisStore(Listing, TaskTimers, Notes):
             record.next_index,
             int(record.imported),
             pack_former(record.former),
+            record.trimmed,
+            record.trims,
             max([task.created_at, *(event.timestamp for event in events)]),
             sum(map(size_of, events)),
             task.status,
@@ -282,8 +302,16 @@ class RedisStore(Listing, TaskTimers, Notes):
             raise TaskExists(task.id)
         return bool(reply[1])
 
-    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
-        reply = await self._step("release", task_id, epoch, revision, now_ms)
+    async def release(
+        self,
+        task_id: str,
+        *,
+        epoch: str,
+        revision: int,
+        now_ms: int,
+        unless: Sequence[str] = (),
+    ) -> bool:
+        reply = await self._step("release", task_id, epoch, revision, now_ms, pack(unless))
         return bool(reply[0] == "done")
 
 

@@ -16,8 +16,9 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Task
 from taskcast_trio.core.series import SeriesValues, fold
 
+from ..packed_task import unpack_task
 from ..protocols import Commit, Idempotency, Page, TaskRecord, Timer
-from .recent import Recent
+from ..recent import Recent
 from .rows import (
     EVENT_COLUMNS,
     Row,
@@ -25,7 +26,6 @@ from .rows import (
     entry_of,
     unpack_entries,
     unpack_former,
-    unpack_task,
 )
 from .schema import KEEPS_VALUE
 

@@ -1,10 +1,4 @@
-"""Rows and values: an event as the columns of a table, a task as the bytes of its version.
-
-A task's bytes are MessagePack, with each of the caller's own values (raw JSON text) as an extension
-value. JSON text around them would have to be parsed as a whole when it is read, and what was
-accepted value by value (lone surrogates among look-alikes of their escapes) might not be readable
-together.
-"""
+"""Rows: an event as the columns of a table."""
 
 from __future__ import annotations
 
@@ -12,11 +6,11 @@ from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.ids import event_id
-from taskcast_trio.core.model import Event, Task
+from taskcast_trio.core.model import Event
 
 from ..protocols import Former, TaskRecord
 
@@ -25,8 +19,6 @@ Row: TypeAlias = tuple[Any, ...]
 EVENT_COLUMNS: Final = (
     "place, idx, timestamp, type, level, series_id, series_mode, acc_field, collapsed, id, data"
 )
-
-_RAW: Final = 1
 
 
 def row_of(entry: Entry, *, foreign: bool) -> Row:
@@ -117,30 +109,3 @@ def unpack_former(packed: bytes | None) -> tuple[Former, ...]:
     if packed is None:
         return ()
     return tuple(Former(epoch, next_index) for epoch, next_index in _FORMER.decode(packed))
-
-
-def pack_task(task: Task) -> bytes:
-    return msgspec.msgpack.encode(_plain(task))
-
-
-def unpack_task(packed: bytes) -> Task:
-    return msgspec.convert(_TASK.decode(packed), Task)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Raw):
-        return msgspec.msgpack.Ext(_RAW, bytes(value))
-    if isinstance(value, Struct):
-        names = zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-        fields = ((spelled, getattr(value, name)) for name, spelled in names)
-        return {spelled: _plain(field) for spelled, field in fields if field is not UNSET}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _raw(code: int, data: memoryview) -> Raw:
-    return Raw(bytes(data))
-
-
-_TASK: Final = msgspec.msgpack.Decoder(ext_hook=_raw)

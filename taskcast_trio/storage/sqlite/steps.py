@@ -18,11 +18,20 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.model import Draft, Event, Task
 
-from ..protocols import NO_TIMERS, Commit, Idempotency, LogLimits, TaskRecord, Timers
+from ..packed_task import pack_task
+from ..protocols import (
+    NO_TIMERS,
+    PARKED_MS,
+    Commit,
+    Idempotency,
+    LogLimits,
+    TaskRecord,
+    Timers,
+)
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of
-from .rows import pack_former, pack_task
+from .rows import pack_former
 
 
 def create(
@@ -52,6 +61,7 @@ def append(
     idempotency: Idempotency | None,
     limits: LogLimits | None,
     wake: Mapping[str, int],
+    hasten: Mapping[str, int],
     fence: int | None,
 ) -> Commit:
     head = _head(batch, task_id)
@@ -67,6 +77,8 @@ def append(
     head, entries = _appended(batch, head, drafts, now_ms, limits)
     if wake:
         head = _woken(batch, head, wake)
+    if hasten:
+        head = _hastened(batch, head, hasten)
     return batch.finish(head, Commit(head.record, entries), idempotency, now_ms)
 
 
@@ -79,6 +91,7 @@ def transition(
     now_ms: int,
     idempotency: Idempotency | None,
     timers: Timers,
+    hasten: Mapping[str, int],
 ) -> Commit:
     head = _head(batch, task.id)
     if idempotency:
@@ -94,6 +107,8 @@ def transition(
     head = replace(head, record=record, weight=weight_of(body))
     if timers:
         head = batch.set_timers(head, timers)
+    if hasten:
+        head = _hastened(batch, head, hasten)
     return batch.finish(head, Commit(record, entries), idempotency, now_ms)
 
 
@@ -105,13 +120,17 @@ def delete(batch: Batch, task_id: str, epoch: str | None) -> bool:
     return True
 
 
-def release(batch: Batch, task_id: str, epoch: str, revision: int, now_ms: int) -> bool:
+def release(
+    batch: Batch, task_id: str, epoch: str, revision: int, now_ms: int, unless: Sequence[str]
+) -> bool:
     head = batch.head(task_id)
     if head is None or not head.record.task.terminal:
         return False
     if (head.record.revision, head.record.epoch) != (revision, epoch):
         return False
     if head.keys_until > now_ms:
+        return False
+    if unless and not batch.timers(head).keys().isdisjoint(unless):
         return False
     batch.unsaid.append(_remove(batch, head))
     return True
@@ -251,6 +270,15 @@ def _woken(batch: Batch, head: Head, wake: Mapping[str, int]) -> Head:
     if not sooner and head.timers is not None:
         return head
     return batch.set_timers(replace(head, timers=known), sooner)
+
+
+def _hastened(batch: Batch, head: Head, hasten: Mapping[str, int]) -> Head:
+    """The head with those of these timers that were parked due now."""
+    known = batch.timers(head)
+    parked = {kind: due for kind, due in hasten.items() if known.get(kind) == PARKED_MS}
+    if not parked and head.timers is not None:
+        return head
+    return batch.set_timers(replace(head, timers=known), parked)
 
 
 def _add_version(batch: Batch, head: Head, task: Task, body: bytes, now_ms: int) -> None:

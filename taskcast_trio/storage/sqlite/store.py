@@ -101,11 +101,12 @@ class SqliteStore:
         idempotency: Idempotency | None = None,
         limits: LogLimits | None = None,
         wake: Mapping[str, int] = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
     ) -> Commit:
         return await self.writer.do(
             lambda batch: steps.append(
-                batch, task_id, drafts, now_ms, idempotency, limits, wake, fence
+                batch, task_id, drafts, now_ms, idempotency, limits, wake, hasten, fence
             )
         )
 
@@ -119,10 +120,11 @@ class SqliteStore:
         now_ms: int,
         idempotency: Idempotency | None = None,
         timers: Timers = NO_TIMERS,
+        hasten: Mapping[str, int] = NO_TIMERS,
     ) -> Commit:
         return await self.writer.do(
             lambda batch: steps.transition(
-                batch, task, drafts, revision, epoch, now_ms, idempotency, timers
+                batch, task, drafts, revision, epoch, now_ms, idempotency, timers, hasten
             )
         )
 
@@ -213,9 +215,17 @@ class SqliteStore:
     ) -> Commit:
         return await self.writer.do(lambda batch: steps.restore(batch, record, entries, timers))
 
-    async def release(self, task_id: str, *, epoch: str, revision: int, now_ms: int) -> bool:
+    async def release(
+        self,
+        task_id: str,
+        *,
+        epoch: str,
+        revision: int,
+        now_ms: int,
+        unless: Sequence[str] = (),
+    ) -> bool:
         return await self.writer.do(
-            lambda batch: steps.release(batch, task_id, epoch, revision, now_ms)
+            lambda batch: steps.release(batch, task_id, epoch, revision, now_ms, unless)
         )
 
     async def count(self) -> int:
@@ -260,10 +270,16 @@ class SqliteStore:
         )
 
     async def set_timer(
-        self, task_id: str, kind: str, due_ms: int | None, *, if_due: int | None = None
+        self,
+        task_id: str,
+        kind: str,
+        due_ms: int | None,
+        *,
+        if_due: int | None = None,
+        if_next: int | None = None,
     ) -> bool:
         return await self.writer.do(
-            lambda batch: timer_steps.set_timer(batch, task_id, kind, due_ms, if_due)
+            lambda batch: timer_steps.set_timer(batch, task_id, kind, due_ms, if_due, if_next)
         )
 
     async def put_task_note(
@@ -274,9 +290,12 @@ class SqliteStore:
         *,
         epoch: str,
         timers: Timers = NO_TIMERS,
+        if_due: Mapping[str, int] = NO_TIMERS,
     ) -> bool:
         return await self.writer.do(
-            lambda batch: timer_steps.put_task_note(batch, task_id, name, value, epoch, timers)
+            lambda batch: timer_steps.put_task_note(
+                batch, task_id, name, value, epoch, timers, if_due
+            )
         )
 
     async def task_note(self, task_id: str, name: str) -> bytes | None:

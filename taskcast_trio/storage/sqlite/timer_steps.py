@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -26,20 +27,35 @@ def take_due(batch: Batch, kind: str, now_ms: int, lease_ms: int, limit: int) ->
 
 
 def set_timer(
-    batch: Batch, task_id: str, kind: str, due_ms: int | None, if_due: int | None
+    batch: Batch,
+    task_id: str,
+    kind: str,
+    due_ms: int | None,
+    if_due: int | None,
+    if_next: int | None,
 ) -> bool:
     head = batch.head(task_id)
-    if head is None or (if_due is not None and batch.timers(head).get(kind) != if_due):
+    if head is None or if_next not in (None, head.record.next_index):
+        return False
+    if if_due is not None and batch.timers(head).get(kind) != if_due:
         return False
     batch.heads[task_id] = batch.set_timers(head, {kind: due_ms})
     return True
 
 
 def put_task_note(
-    batch: Batch, task_id: str, name: str, value: bytes | None, epoch: str, timers: Timers
+    batch: Batch,
+    task_id: str,
+    name: str,
+    value: bytes | None,
+    epoch: str,
+    timers: Timers,
+    if_due: Mapping[str, int],
 ) -> bool:
     head = batch.head(task_id)
     if head is None or head.record.epoch != epoch:
+        return False
+    if if_due and not if_due.items() <= batch.timers(head).items():
         return False
     execute, number = batch.connection.execute, head.number
     if value is None:

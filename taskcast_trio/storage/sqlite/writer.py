@@ -18,10 +18,10 @@ from trio.lowlevel import Abort, RaiseCancelT
 
 from taskcast_trio.core.errors import StoreUnavailable, TaskcastError
 
+from ..recent import Recent
 from .batch import Batch
 from .failures import unavailable
 from .queries import Head, Tasks
-from .recent import Recent
 from .sweep import sweep
 
 T = TypeVar("T")

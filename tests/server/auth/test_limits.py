@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskcast_trio.core.access import OPEN, Caller
-from taskcast_trio.core.errors import RateLimited
-from taskcast_trio.server.auth.limits import RateLimiter, Slot, StreamSlots, key_of
+from taskcast_trio.core.errors import RateLimited, StoreUnavailable
+from taskcast_trio.server.auth.limits import (
+    SHARES,
+    RateLimiter,
+    SharedRateLimiter,
+    Slot,
+    StreamSlots,
+    count,
+    key_of,
+)
 from taskcast_trio.server.plain import error_answer
+from taskcast_trio.storage.protocols import Peers
 
 
 class Clock:
@@ -177,6 +188,157 @@ def test_retry_after_is_in_whole_seconds_and_at_least_one(
 ) -> None:
     error = RateLimited("slow down", retry_after_s=retry_after_s)
     assert (b"retry-after", header) in error_answer(error).headers
+
+
+# Requests, over all processes of a store
+
+
+class Bank:
+    """What peers grant: so much in each second, from the first who asks in it."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.away = False
+        self._windows: dict[str, tuple[float, int]] = {}
+
+    async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:
+        self.asked.append(want)
+        await trio.sleep(0.001)
+        if self.away:
+            raise StoreUnavailable("away")
+        began, used = self._windows.get(key, (-math.inf, 0))
+        if trio.current_time() >= began + 1:
+            began, used = trio.current_time(), 0
+        granted = max(min(want, per_second - used), 0)
+        self._windows[key] = (began, used + granted)
+        return granted
+
+
+def shared(per_second: int, bank: Bank, name: str = "requests") -> SharedRateLimiter:
+    return SharedRateLimiter(name, per_second, cast(Peers, bank))
+
+
+async def goes(limiter: SharedRateLimiter, key: str = "k") -> bool:
+    try:
+        await count(limiter, key)
+    except RateLimited:
+        return False
+    return True
+
+
+async def how_many_pass(limiters: list[SharedRateLimiter], seconds: float, rate: int) -> int:
+    """Each is asked ``rate`` times a second, all at once."""
+    passed = 0
+
+    async def ask(limiter: SharedRateLimiter) -> None:
+        nonlocal passed
+        end = trio.current_time() + seconds
+        while trio.current_time() < end:
+            if await goes(limiter):
+                passed += 1
+            await trio.sleep(1 / rate)
+
+    async with trio.open_nursery() as nursery:
+        for limiter in limiters:
+            nursery.start_soon(ask, limiter)
+    return passed
+
+
+async def test_processes_together_let_through_what_a_second_allows(autojump_clock) -> None:
+    bank = Bank()
+    limiters = [shared(100, bank) for _ in range(3)]
+    passed = await how_many_pass(limiters, 0.9, rate=200)
+    assert passed == 100
+    await trio.sleep(2)
+    seconds = 10
+    passed = await how_many_pass(limiters, seconds, rate=200)
+    share = 100 // SHARES
+    assert 100 * (seconds - 1) <= passed <= (100 + 3 * share) * (seconds + 1)
+
+
+async def test_one_process_can_have_all_of_a_second(autojump_clock) -> None:
+    bank = Bank()
+    one, _ = shared(40, bank), shared(40, bank)
+    assert [await goes(one) for _ in range(60)].count(True) == 40
+
+
+async def test_who_asks_at_once_takes_no_more_than_it_needs(autojump_clock) -> None:
+    """What is left can be had in another process."""
+    bank = Bank()
+    one, other = shared(100, bank), shared(100, bank)
+    passed = 0
+
+    async def ask(limiter: SharedRateLimiter) -> None:
+        nonlocal passed
+        if await goes(limiter):
+            passed += 1
+
+    for limiter in (one, other):
+        async with trio.open_nursery() as nursery:
+            for _ in range(45):
+                nursery.start_soon(ask, limiter)
+    assert passed == 90
+
+
+async def test_who_waits_for_another_and_is_cancelled_leaves_the_others(autojump_clock) -> None:
+    limiter = shared(100, Bank())
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(goes, limiter)
+            scope.cancel()
+            await goes(limiter)
+        with trio.move_on_after(0.0005):
+            await goes(limiter)
+    assert await goes(limiter)
+
+
+async def test_a_flood_that_is_refused_does_not_reach_the_store(autojump_clock) -> None:
+    bank = Bank()
+    limiter = shared(10, bank)
+    assert await how_many_pass([limiter] * 50, 0.9, rate=100) == 10
+    assert len(bank.asked) < 10 + SHARES
+
+
+async def test_few_requests_ask_the_store(autojump_clock) -> None:
+    bank = Bank()
+    limiter = shared(1000, bank)
+    for _ in range(500):
+        assert await goes(limiter)
+    assert bank.asked == [50] * 10
+
+
+async def test_what_was_granted_is_no_good_a_second_later(autojump_clock) -> None:
+    limiter = shared(100, Bank())
+    assert await goes(limiter)
+    assert limiter.check("k")
+    await trio.sleep(1.01)
+    assert not limiter.check("k")
+
+
+async def test_limits_of_two_names_and_of_two_callers_are_not_one(autojump_clock) -> None:
+    bank = Bank()
+    requests, tickets = shared(2, bank), shared(2, bank, "tickets")
+    assert [await goes(requests, "a") for _ in range(3)] == [True, True, False]
+    assert [await goes(requests, "b") for _ in range(3)] == [True, True, False]
+    assert [await goes(tickets, "a") for _ in range(3)] == [True, True, False]
+
+
+async def test_while_the_store_is_away_requests_pass_to_be_told_so(autojump_clock) -> None:
+    bank = Bank()
+    limiter = shared(10, bank)
+    bank.away = True
+    assert [await goes(limiter) for _ in range(30)].count(True) == 30
+    bank.away = False
+    await trio.sleep(2)
+    assert [await goes(limiter) for _ in range(30)].count(True) == 10
+
+
+async def test_callers_that_went_away_are_forgotten(autojump_clock) -> None:
+    limiter = shared(100, Bank())
+    for number in range(50):
+        assert await goes(limiter, f"caller {number}")
+        await trio.sleep(0.1)
+    assert len(limiter._held) < 25
 
 
 # Streams

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from taskcast_trio.core.access import NOBODY, OPEN, Caller
 from taskcast_trio.core.errors import BadRequest, TokenRevoked
 from taskcast_trio.core.jsontext import parse
-from taskcast_trio.server.auth.revocation import Revocations, RevokeRequest, concerns
+from taskcast_trio.server.auth.revocation import Revocations, Revoked, RevokeRequest, concerns
 from taskcast_trio.server.auth.tickets import TicketRequest, Tickets
 from taskcast_trio.storage.memory import MemoryStore
 
@@ -303,8 +303,8 @@ def test_the_admin_token_is_not_shown_where_a_request_is_logged():
     ],
 )
 def test_a_revocation_concerns_the_callers_that_it_names(caller, by_jti, by_sub):
-    assert concerns(RevokeRequest(jti="j"), caller) is by_jti
-    assert concerns(RevokeRequest(sub="alice"), caller) is by_sub
+    assert concerns(Revoked(at_ms=0, jti="j"), caller) is by_jti
+    assert concerns(Revoked(at_ms=0, sub="alice"), caller) is by_sub
 
 
 @given(
@@ -313,7 +313,7 @@ def test_a_revocation_concerns_the_callers_that_it_names(caller, by_jti, by_sub)
         jti=st.none() | st.sampled_from("ab"),
         sub=st.none() | st.sampled_from("ab"),
         service=st.none() | st.just("s"),
-        issued_at=st.none() | st.integers(NOW_S - 5, NOW_S),
+        issued_at=st.none() | st.integers(NOW_S - 5, NOW_S + 5),
     ),
     revoked=st.builds(RevokeRequest, jti=st.sampled_from("ab"))
     | st.builds(RevokeRequest, sub=st.sampled_from("ab")),
@@ -321,7 +321,7 @@ def test_a_revocation_concerns_the_callers_that_it_names(caller, by_jti, by_sub)
 def test_the_streams_that_end_are_those_that_could_not_be_opened_again(caller, revoked):
     async def compare() -> None:
         revocations = Revocations(MemoryStore(), clock_ms=Clock())
-        await revocations.revoke(revoked)
-        assert await passes(revocations, caller) is not concerns(revoked, caller)
+        told = await revocations.revoke(revoked)
+        assert await passes(revocations, caller) is not concerns(told, caller)
 
     trio.run(compare)

@@ -46,10 +46,11 @@ def free_port() -> int:
 class LocalServer:
     """A server, stopped and deleted in the end; it listens on loopback."""
 
-    def __init__(self, *options: str, port: int | None = None) -> None:
+    def __init__(self, *options: str, port: int | None = None, file: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="taskcast-redis-"))
         self.port = port or free_port()
         self._options: Sequence[str] = options
+        self._file = () if file is None else (str(file),)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -60,8 +61,8 @@ class LocalServer:
         """Return when it takes commands."""
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [executable(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-                 "--dir", str(self.folder), *self._options],
+                [executable(), *self._file, "--port", str(self.port), "--bind", "127.0.0.1",
+                 "--save", "", "--dir", str(self.folder), *self._options],
                 stdout=log, stderr=log,
             )  # fmt: skip
         with redis.Redis(port=self.port, retry=Retry(NoBackoff(), 0)) as client:
@@ -109,8 +110,11 @@ class LocalServer:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[LocalServer]:
-    server = LocalServer(*options)
+def running(
+    *options: str, port: int | None = None, file: Path | None = None
+) -> Iterator[LocalServer]:
+    """With the settings of the ``file``, where one is given, and the ``options`` over them."""
+    server = LocalServer(*options, port=port, file=file)
     try:
         server.start()
         yield server

@@ -256,7 +256,9 @@ async def test_restarts_with_an_append_only_file_lose_nothing_acknowledged(prefi
     """
     results, acknowledged = Results(), set[int]()
     done = trio.Event()
-    with running("--appendonly", "yes") as server, trio.fail_after(2 * PATIENCE_S):
+    # With everysec a write may wait for two seconds behind an fsync, answered already.
+    durable = ("--appendonly", "yes", "--appendfsync", "always")
+    with running(*durable) as server, trio.fail_after(2 * PATIENCE_S):
         async with process(server.url, prefix) as a, process(server.url, prefix) as b:
             assert a.backend.durability == "durable"
             await a.create()

@@ -10,13 +10,27 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskExists
 from taskcast_trio.storage.bridge import open_bridge
-from taskcast_trio.storage.protocols import Timer
+from taskcast_trio.storage.protocols import PARKED_MS, Timer
 from taskcast_trio.storage.redis import RedisBackend, open_redis
+from taskcast_trio.storage.redis.keys import bucket_of
 
-from ..support import NOW, append, assert_dense, draft, event, key, latest, read_all, task, value
+from ..support import (
+    NOW,
+    append,
+    assert_dense,
+    draft,
+    event,
+    key,
+    latest,
+    piece,
+    read_all,
+    task,
+    value,
+)
 from .proxy import Proxy, proxied
 from .server import running as serving
 
@@ -112,7 +126,26 @@ async def test_no_step_is_done_twice_where_its_reply_is_lost(server, prefix):
         taken = await losing(store.take_due("a", now_ms=NOW, lease_ms=10, limit=5))
         assert taken == [Timer("t", "a", NOW + 10)]
         assert await losing(store.set_timer("t", "a", None, if_due=NOW + 10))
-        assert await losing(store.put_task_note("t", "n", b"v", epoch="EPOCH001"))
+        parked: Any = {"a": PARKED_MS}
+        assert await losing(store.set_timer("t", "a", PARKED_MS, if_next=1))
+        appended = await losing(store.append("t", [draft()], now_ms=NOW, hasten={"a": NOW + 5}))
+        assert appended.first_index == 1
+        assert await store.next_due("a") == NOW + 5
+        assert await losing(
+            store.put_task_note(
+                "t", "n", b"v", epoch="EPOCH001", timers=parked, if_due={"a": NOW + 5}
+            )
+        )
+        moved = await losing(
+            store.transition(
+                task(status="completed"), [draft()], revision=1, hasten={"a": NOW + 6}, **epoch
+            )
+        )
+        assert moved.first_index == 2
+        assert await store.next_due("a") == NOW + 6
+        assert await losing(store.trim("t", [0, 1, 1], epoch="EPOCH001")) == 2
+        found = (await store.snapshot("t")).record
+        assert (found.trimmed, found.trims) == (1, 2)
         await store.put_note("k", b"value", expires_ms=None, now_ms=NOW)
         assert await losing(store.take_note("k", now_ms=NOW)) == b"value"
         await store.put_note("k", b"value", expires_ms=None, now_ms=NOW)
@@ -123,9 +156,28 @@ async def test_no_step_is_done_twice_where_its_reply_is_lost(server, prefix):
         assert not imported.replaced
         assert await losing(store.delete("t"))
         await store.create(task("e", "completed"), **epoch)
-        release = store.release("e", epoch="EPOCH001", revision=0, now_ms=NOW)
+        release = store.release("e", epoch="EPOCH001", revision=0, now_ms=NOW, unless=["a"])
         assert await losing(release)
         assert proxy.dropped == lost
+
+
+async def test_a_trim_that_has_to_tell_a_value_is_done_once_though_replies_are_lost(server, prefix):
+    other = replace(piece("b"), series_acc_field="type")
+    async with through(server, prefix) as (proxy, backend):
+        store = backend.store
+        await store.create(task(), epoch="EPOCH001", now_ms=NOW)
+        await append(store, piece("a"), other, piece("c"))
+        await store.transition(
+            task(status="completed"), [], revision=0, epoch="EPOCH001", now_ms=NOW
+        )
+        was = (await store.snapshot("t")).values["s"]
+        proxy.drop_every = 2
+        assert await store.trim("t", [0, 2], epoch="EPOCH001") == 2
+        proxy.drop_every = 0
+        assert proxy.dropped > 1
+        found = await store.snapshot("t")
+        assert (found.record.trimmed, found.record.trims) == (2, 2)
+        assert found.values["s"].event == was.event
 
 
 async def test_a_frozen_server_holds_nobody_beyond_the_timeout(server, prefix):
@@ -194,7 +246,7 @@ async def test_two_hundred_cancelled_calls_leave_nothing(server, prefix):
                 nonlocal cut
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(calls[number % len(calls)])
-                    for _ in range(number % 40):
+                    for _ in range(number % 20):
                         await trio.lowlevel.checkpoint()
                     cut += len(nursery.child_tasks)
                     nursery.cancel_scope.cancel()
@@ -203,7 +255,7 @@ async def test_two_hundred_cancelled_calls_leave_nothing(server, prefix):
                 async with trio.open_nursery() as nursery:
                     for number in range(start, start + 20):
                         nursery.start_soon(cancelled, number)
-            assert cut > 100, "most were still running"
+            assert cut > 60, "many were still running"
             await backend.ping()
             entries = await read_all(store)
             assert_dense(entries)
@@ -290,3 +342,26 @@ async def test_a_store_that_has_no_memory_left_says_so_and_reads_go_on(prefix):
                     stored += 1
             assert "xxx" not in str(refused.value)
             assert len(await read_all(store)) == stored
+
+
+async def test_of_the_timers_in_all_buckets_the_earliest_are_taken_first(url, prefix):
+    """Half of them are in one bucket, so that a few of each are not the earliest."""
+    together = [f"t{n}" for n in range(40_000) if bucket_of(f"t{n}") == 7][:150]
+    others = [f"o{n}" for n in range(150)]
+    async with open_redis(url, prefix=prefix, timeout_s=30) as backend:
+        store, due = backend.store, {}
+        async with trio.open_nursery() as nursery:
+            for number, id_ in enumerate((*together, *others)):
+                due[id_] = NOW + number * 7919 % 600  # 7919 is a prime: no two are the same
+                create = partial(store.create, timers={"a": due[id_]})
+                nursery.start_soon(partial(create, task(id_), epoch="EPOCH001", now_ms=NOW))
+        expected = sorted(due, key=due.__getitem__)
+        assert await store.next_due("a") == due[expected[0]]
+        assert await store.next_due("b") is None
+        assert await store.count() == 300
+        for limit in (1, 2, 5, 63, 64, 200):
+            taken = await store.take_due("a", now_ms=NOW + 600, lease_ms=10_000, limit=limit)
+            wanted, expected = expected[:limit], expected[limit:]
+            assert taken == [Timer(id_, "a", NOW + 10_600) for id_ in wanted]
+        assert await store.take_due("a", now_ms=NOW + 600, lease_ms=10_000, limit=9) == []
+        assert await store.next_due("a") == NOW + 10_600

@@ -3,12 +3,13 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 now,
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 epoch:revision of the
 --   body that the caller has, 9 most events or '', 10 most bytes, 11 bytes of the rows' data,
---   12 parts of series (parts/log.lua), 13 timers to wake or '', 14 the fence that the task
---   has to have or '', 15... rows
--- Result: ['done', ts, moved, record], ['gone'], ['fenced'], ['ended', status], ['full', what, stored],
+--   12 parts of series (parts/log.lua), 13 timers to wake or '', 14 timers to hasten or '', 15 the
+--   fence that the task has to have or '', 16... rows
+-- Result: ['done', ts, moved, record], ['gone'], ['fenced'], ['ended', status],
+--   ['full', what, stored],
 --   ['reused'] or ['repeated', ts, moved, rows, record]; moved is a list of offset and place in
 --   turn
--- Use: keys reply head answers log announce
+-- Use: keys reply head timers answers log announce
 local known = call('GET', STEP)
 if known then
   return known
@@ -24,13 +25,13 @@ if key ~= '' then
     return answer
   end
 end
-if ARGV[14] ~= '' and call('HGET', HEAD, 'fence') ~= ARGV[14] then
+if ARGV[15] ~= '' and call('HGET', HEAD, 'fence') ~= ARGV[15] then
   return refuse('fenced')
 end
 if head.ended ~= '' then
   return refuse('ended', head.ended)
 end
-local first, count, size = 15, #ARGV - 14, tonumber(ARGV[11])
+local first, count, size = 16, #ARGV - 15, tonumber(ARGV[11])
 local parts = ARGV[12] == '' and {} or cmsgpack.unpack(ARGV[12])
 
 if ARGV[9] ~= '' then
@@ -59,14 +60,10 @@ end
 local ts, before = math.max(now, head.ts), head.next
 local moved, replaceable = append(head, ts, parts, size, first)
 if ARGV[13] ~= '' then
-  local wake = cmsgpack.unpack(ARGV[13])
-  for at = 1, #wake, 2 do
-    local due = call('ZSCORE', DUE .. wake[at], id)
-    if not due or wake[at + 1] < tonumber(due) then
-      call('HSET', HEAD, 't:' .. wake[at], '')
-      call('ZADD', DUE .. wake[at], wake[at + 1], id)
-    end
-  end
+  wake(id, ARGV[13])
+end
+if ARGV[14] ~= '' then
+  hasten(id, ARGV[14])
 end
 if key ~= '' then
   keep_answer(head, key, print, tonumber(ARGV[7]), now, ts, moved, before, replaceable)

@@ -19,11 +19,12 @@ end
 local body = ARGV[14]
 head = {
   epoch = ARGV[9], rev = 0, next = 0, imp = '0', former = array(0), ts = ARGV[10], ev = 0, by = 0,
-  ended = ARGV[12], status = ARGV[11], type = ARGV[13], body = body, fence = ARGV[16],
+  trimmed = -1, trims = 0, ended = ARGV[12], status = ARGV[11], type = ARGV[13], body = body,
+  fence = ARGV[16],
 }
 enter(head)
 call('ZADD', INDEX, ARGV[8], id)
-set_timers(id, cmsgpack.unpack(ARGV[15]))
+set_timers(id, ARGV[15])
 if key ~= '' then
   keep_answer(head, key, print, tonumber(ARGV[7]), now, 0, array(0), 0, {})
 end

@@ -2,18 +2,18 @@
 -- KEYS: those of a task (parts/keys.lua)
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with, 4 '1' where it may
 --   be overwritten, 5 place in the order, if it has none yet, 6 epoch, 7 revision, 8 next index,
---   9 '1' where it is an import, 10 former epochs, 11 no later event is older, 12 bytes of the
---   rows' data, 13 status, 14 the status where it is terminal, else '', 15 '' or '=' and the type,
---   16 body, 17 timers, 18 index, place and time of each row in turn, 19 parts of series
---   (parts/log.lua), 20 id and index of each event whose id does not follow from its place, in
---   turn, 21 fence or '', 22... rows
+--   9 '1' where it is an import, 10 former epochs, 11 highest index that was trimmed, 12 how many
+--   events were, 13 no later event is older, 14 bytes of the rows' data, 15 status, 16 the status
+--   where it is terminal, else '', 17 '' or '=' and the type, 18 body, 19 timers, 20 index, place
+--   and time of each row in turn, 21 parts of series (parts/log.lua), 22 id and index of each event
+--   whose id does not follow from its place, in turn, 23 fence or '', 24... rows
 -- Result: ['done', whether it replaced another] or ['exists']
 -- Use: keys reply head timers log announce forget enter
 local known = call('GET', STEP)
 if known then
   return known
 end
-local id, body, first = ARGV[1], ARGV[16], 22
+local id, body, first = ARGV[1], ARGV[18], 24
 local replaces = call('EXISTS', HEAD) == 1
 if replaces then
   if ARGV[4] ~= '1' then
@@ -25,12 +25,13 @@ else
 end
 local head = {
   epoch = ARGV[6], rev = tonumber(ARGV[7]), next = tonumber(ARGV[8]), imp = ARGV[9],
-  former = ARGV[10], ts = ARGV[11], ev = #ARGV - first + 1, by = ARGV[12], status = ARGV[13],
-  ended = ARGV[14], type = ARGV[15], body = body, fence = ARGV[21],
+  former = ARGV[10], trimmed = tonumber(ARGV[11]), trims = tonumber(ARGV[12]), ts = ARGV[13],
+  ev = #ARGV - first + 1, by = ARGV[14], status = ARGV[15], ended = ARGV[16], type = ARGV[17],
+  body = body, fence = ARGV[23],
 }
 enter(head)
-set_timers(id, cmsgpack.unpack(ARGV[17]))
-local places, parts, at = cmsgpack.unpack(ARGV[18]), cmsgpack.unpack(ARGV[19]), 1
+set_timers(id, ARGV[19])
+local places, parts, at = cmsgpack.unpack(ARGV[20]), cmsgpack.unpack(ARGV[21]), 1
 for offset = 0, #ARGV - first do
   local index, place, ts = places[3 * offset + 1], places[3 * offset + 2], places[3 * offset + 3]
   local part = parts[at]
@@ -41,7 +42,7 @@ for offset = 0, #ARGV - first do
   put(index, place, ts, ARGV[first + offset])
 end
 write_series()
-local foreign = cmsgpack.unpack(ARGV[20])
+local foreign = cmsgpack.unpack(ARGV[22])
 for number = 1, #foreign, 2 do
   call('HSET', FOREIGN, foreign[number], foreign[number + 1])
 end

@@ -12,7 +12,12 @@ local values = {}
 local all = call('HGETALL', SERIES)
 for at = 1, #all, 2 do
   local series, state = all[at], cmsgpack.unpack(all[at + 1])
-  local value = array(5) .. pack(series) .. entry_at(state[INDEX_])
+  local value = array(5) .. pack(series)
+  if state[ROW] then
+    value = value .. array(4) .. pack(state[INDEX_], state[PLACE], state[TIME]) .. state[ROW]
+  else
+    value = value .. entry_at(state[INDEX_])
+  end
   if state[MIXED] then
     local entries = call('XRANGE', LOG, state[START] + 1, '+')
     for number, one in ipairs(entries) do

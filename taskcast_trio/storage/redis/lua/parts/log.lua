@@ -2,7 +2,8 @@
 -- MOVED has, by place, the indexes of events that stand in the place of others. SERIES has the
 -- state of each series, see fold below; TEXT .. series the running text.
 local states, texts = {}, {}
-local INDEX_, PLACE, BYTES, KEY, TEXTUAL, JOINED, MIXED, START = 1, 2, 3, 4, 5, 6, 7, 8
+local INDEX_, PLACE, BYTES, KEY, TEXTUAL, JOINED, MIXED, START, COUNT, TIME, ROW =
+  1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
 
 local function state_of(series)
   local state = states[series]
@@ -17,24 +18,27 @@ end
 -- Bring a series up to its event at index. A part says of the event: its offset, series, mode (a
 -- for accumulate, l for latest), the key of the text in its data, that text or false, its bytes.
 -- A piece is joined where the event before it has a text at the same key. Where the keys differ,
--- only who can read the data knows the value: it is mixed until the series starts again.
+-- only who can read the data knows the value: it is mixed until the series starts again. The state
+-- counts the stored events of the series; where the newest was trimmed, it has its time and row.
 local function fold(part, index, place)
   local series, mode, key, piece = part[2], part[3], part[4], part[5]
   local old = state_of(series)
+  local count = old and old[COUNT] + 1 or 1
   local text = texts[series]
   if text == nil then
     text = {fresh = false}
     texts[series] = text
   end
   if old and mode == 'a' and piece and (old[MIXED] or old[KEY] ~= key) then
-    states[series] = {index, place, part[6], key, false, false, true, old[START]}
+    states[series] = {index, place, part[6], key, false, false, true, old[START], count}
     texts[series] = {fresh = true}
   elseif old and mode == 'a' and piece and old[TEXTUAL] then
     text[#text + 1] = piece
-    states[series] = {index, place, part[6], key, true, true, false, old[START]}
+    states[series] = {index, place, part[6], key, true, true, false, old[START], count}
   else
     texts[series] = {fresh = true, piece or nil}
-    states[series] = {index, place, part[6], key, piece and true or false, false, false, index}
+    local textual = piece and true or false
+    states[series] = {index, place, part[6], key, textual, false, false, index, count}
   end
 end
 
@@ -54,12 +58,17 @@ local function write_series()
   end
 end
 
+-- Take out the newest event of a series; false where it was trimmed.
 local function vacate(head, old)
-  call('XDEL', LOG, (old[INDEX_] + 1) .. '-' .. old[PLACE])
+  if call('XDEL', LOG, (old[INDEX_] + 1) .. '-' .. old[PLACE]) == 0 then
+    return false
+  end
+  old[COUNT] = old[COUNT] - 1
   if old[PLACE] ~= old[INDEX_] then
     call('ZREM', MOVED, old[INDEX_])
   end
   head.ev, head.by = head.ev - 1, head.by - old[BYTES]
+  return true
 end
 
 local function put(index, place, ts, row)
@@ -81,9 +90,8 @@ local function append(head, ts, parts, size, first_row)
       at = at + 1
       replaceable[offset + 1] = row
       local old = part[3] == 'l' and state_of(part[2])
-      if old then
+      if old and vacate(head, old) then
         place = old[PLACE]
-        vacate(head, old)
         moved[#moved + 1] = offset
         moved[#moved + 1] = place
       end
