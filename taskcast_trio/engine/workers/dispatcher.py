@@ -67,6 +67,7 @@ class Dispatcher:
         clock: Callable[[], int],
         offer_timeout_ms: int,
         notify: Callable[[int], None],
+        hand_over: Callable[[str, str], bool],
     ) -> None:
         self._store = store
         self._registry = registry
@@ -75,6 +76,7 @@ class Dispatcher:
         self._clock = clock
         self._offer_timeout_ms = offer_timeout_ms
         self._notify = notify
+        self._hand_over = hand_over
         self.sessions: dict[str, Session] = {}
         self.waiters: dict[Waiter, None] = {}
         self._asked: OrderedDict[str, dict[str, int]] = OrderedDict()
@@ -132,10 +134,17 @@ class Dispatcher:
         task, now_ms = record.task, self._clock()
         for session in self.sessions.values():
             session.offers.pop(task.id, None)
+        await self._registry.refresh()
         ready, again_ms = self._not_just_asked(
-            task, [session.worker_id for session in self._able_sessions(task)]
+            task, self._rank(task, self._able_here(task) | self._able_elsewhere())
         )
-        if ready:
+        if ready and ready[0] not in self.sessions:
+            # The process that has it asks; where it does not, others are next.
+            if await self._set(timer, now_ms + AGAIN_MS):
+                self.asked(task.id, ready[0])
+                if not self._hand_over(task.id, ready[0]):
+                    await self.requeue(task.id)
+        elif ready:
             until_ms = now_ms + self._offer_timeout_ms
             if await self._set(timer, until_ms):
                 await self._ask(ready[0], record, until_ms)
@@ -143,6 +152,19 @@ class Dispatcher:
             await self._set(timer, again_ms)
         else:
             await self._queues.park(record)
+
+    async def ask_here(self, task_id: str, worker_id: str) -> None:
+        """Another process has chosen this worker for the task."""
+        session, record = self.sessions.get(worker_id), await self._store.get(task_id)
+        if session is None or record is None or not waits(record.task):
+            return
+        able = self._able_here(record.task)
+        if worker_id not in able or not self._rank(record.task, {worker_id: able[worker_id]}):
+            await self.requeue(task_id)
+            return
+        until_ms = self._clock() + self._offer_timeout_ms
+        if await self._store.set_timer(task_id, DISPATCH, until_ms):
+            await self._ask(worker_id, record, until_ms)
 
     async def _ask(self, worker_id: str, record: TaskRecord, until_ms: int) -> None:
         session, task = self.sessions.get(worker_id), record.task
@@ -172,13 +194,23 @@ class Dispatcher:
         return [], min(asked[id_] for id_ in ranked) + AGAIN_MS
 
     def _able_sessions(self, task: Task) -> list[Session]:
+        return [self.sessions[id_] for id_ in self._rank(task, self._able_here(task))]
+
+    def _able_here(self, task: Task) -> dict[str, tuple[float, int]]:
         now_ms = self._clock()
-        able = {
+        return {
             id_: (0.0, session.offered(now_ms))
             for id_, session in self.sessions.items()
             if session.may(task)
         }
-        return [self.sessions[id_] for id_ in self._rank(task, able)]
+
+    def _able_elsewhere(self) -> dict[str, tuple[float, int]]:
+        """The workers that are connected to other processes."""
+        return {
+            row.id: (0.0, 0)
+            for row in self._registry.all()
+            if row.session and row.id not in self.sessions
+        }
 
     def _rank(self, task: Task, able: dict[str, tuple[float, int]]) -> list[str]:
         """``able`` says of each since when it waits, and how many slots it may be about to use."""

@@ -20,12 +20,15 @@ TOPIC: Final = "workers"
 FLUSH_S: Final = 0.005
 MAX_HINTS: Final = 200
 
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(tuple[str, set[str], set[str], dict[str, str]]).decode
+
 log = structlog.get_logger(__name__)
 
 
 class Hints:
-    """``heard`` is called with the queues that got something elsewhere, and with the workers that
-    changed there; it must not wait.
+    """``heard`` is called with the queues that got something elsewhere, with the workers that
+    changed there, and with tasks and the workers to be asked for them; it must not wait.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class Hints:
         *,
         name: str,
         others: Callable[[], bool],
-        heard: Callable[[set[str], set[str]], None],
+        heard: Callable[[set[str], set[str], dict[str, str]], None],
     ) -> None:
         self._bulletin = bulletin
         self._name = name
@@ -42,6 +45,7 @@ class Hints:
         self._heard = heard
         self._kinds: set[str] = set()
         self._workers: set[str] = set()
+        self._tasks: dict[str, str] = {}
         self._some = trio.Event()
         bulletin.listen(TOPIC, self._hear)
 
@@ -55,10 +59,18 @@ class Hints:
             self._workers.add(worker_id)
             self._some.set()
 
+    def ask(self, task_id: str, worker_id: str) -> bool:
+        """Have the process that has this worker ask it; False where that can't be told now."""
+        if not self._others() or len(self._tasks) >= MAX_HINTS:
+            return False
+        self._tasks[task_id] = worker_id
+        self._some.set()
+        return True
+
     def _hear(self, message: bytes) -> None:
-        name, kinds, workers = msgspec.msgpack.decode(message, type=tuple[str, set[str], set[str]])
+        name, kinds, workers, tasks = _decode(message)
         if name != self._name:
-            self._heard(kinds, workers)
+            self._heard(kinds, workers, tasks)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell, until cancelled."""
@@ -67,8 +79,8 @@ class Hints:
             await self._some.wait()
             await trio.sleep(FLUSH_S)
             self._some = trio.Event()
-            message = msgspec.msgpack.encode((self._name, self._kinds, self._workers))
-            self._kinds, self._workers = set(), set()
+            message = _encode((self._name, self._kinds, self._workers, self._tasks))
+            self._kinds, self._workers, self._tasks = set(), set(), {}
             try:
                 await self._bulletin.tell(TOPIC, message)
             except StoreUnavailable:

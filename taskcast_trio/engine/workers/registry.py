@@ -73,14 +73,28 @@ _decode: Final = msgspec.msgpack.Decoder(Worker).decode
 class Registry:
     """What this process knows of the table, and how it changes it."""
 
-    def __init__(self, store: TableStore, *, clock: Callable[[], int], shared: bool) -> None:
+    def __init__(
+        self,
+        store: TableStore,
+        *,
+        clock: Callable[[], int],
+        shared: bool,
+        opened: Callable[[str], None] = lambda worker_id: None,
+    ) -> None:
+        """``opened`` is called with a worker that may have tasks, and could not before, where that
+        was done by another process.
+        """
         self._store = store
         self._clock = clock
         self._shared = shared
+        self._opened = opened
         self._rows: dict[str, Worker] = {}
         self._stored: dict[str, bytes] = {}
         self._beats: dict[str, int] = {}
         self._dirty: set[str] = set()
+        self._puts = 0
+        self._put_at: dict[str, int] = {}
+        """By worker: which of all puts was the last one; a read that began before it is older."""
         self._writing = trio.Lock()
 
     def get(self, worker_id: str) -> Worker | None:
@@ -96,12 +110,15 @@ class Registry:
 
     async def load(self) -> None:
         """Read the table."""
+        since = self._puts
         found = await self._store.rows(TABLE)
-        for worker_id in self._rows.keys() - found.keys():
-            self._put(worker_id, None)
-        for worker_id, value in found.items():
-            if self._stored.get(worker_id) != value:
+        for worker_id in self._rows.keys() | found.keys():
+            value = found.get(worker_id)
+            if self._stored.get(worker_id) != value and self._put_at.get(worker_id, 0) <= since:
                 self._put(worker_id, value)
+        for worker_id in self._put_at.keys() - self._rows.keys():
+            if self._put_at[worker_id] <= since:
+                del self._put_at[worker_id]
 
     async def refresh(self) -> None:
         """Read the table where others may have changed it."""
@@ -111,17 +128,25 @@ class Registry:
     async def fetch(self, worker_id: str) -> Worker | None:
         """The worker as it is now."""
         if self._shared:
-            self._put(worker_id, await self._store.row(TABLE, worker_id))
+            since = self._puts
+            value = await self._store.row(TABLE, worker_id)
+            if self._put_at.get(worker_id, 0) <= since:
+                self._put(worker_id, value)
         return self.get(worker_id)
 
     def _put(self, worker_id: str, value: bytes | None) -> None:
+        self._puts += 1
+        self._put_at[worker_id] = self._puts
         if value is None:
             self._rows.pop(worker_id, None)
             self._stored.pop(worker_id, None)
             self._beats.pop(worker_id, None)
         else:
-            self._rows[worker_id] = _decode(value)
+            old, new = self._rows.get(worker_id), _decode(value)
+            self._rows[worker_id] = new
             self._stored[worker_id] = value
+            if old is not None and old.draining and not new.draining:
+                self._opened(worker_id)
 
     async def change(
         self, worker_id: str, decide: Decide, *, durable: bool = False

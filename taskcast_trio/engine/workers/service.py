@@ -136,6 +136,7 @@ class Workers:
         self._news = trio.Event()
         self._heard_kinds: set[str] = set()
         self._heard_workers: set[str] = set()
+        self._heard_tasks: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
         self._suspects: set[tuple[str, str]] = set()
         clock, timetable = engine.clock, engine.timetable
@@ -148,7 +149,7 @@ class Workers:
         self.timeout_s: Final = timeout_ms / 1000
         name = f"{noise(64):016x}"
         self.hints = Hints(bulletin, name=name, others=self._has_others, heard=self._hear)
-        self.registry = Registry(self._hot, clock=clock, shared=shared)
+        self.registry = Registry(self._hot, clock=clock, shared=shared, opened=self._serve_later)
         self.queues = Queues(self._hot, clock=clock, filled=self._filled)
         self.assignments = Assignments(
             self._store,
@@ -170,6 +171,7 @@ class Workers:
             clock=clock,
             offer_timeout_ms=defaults.offer_timeout_ms,
             notify=lambda due_ms: timetable.set({DISPATCH: due_ms}),
+            hand_over=self.hints.ask,
         )
         self.leases = Leases(
             self._store,
@@ -242,9 +244,14 @@ class Workers:
         else:
             waiting.append(message)
 
-    def _hear(self, kinds: set[str], workers: set[str]) -> None:
+    def _hear(self, kinds: set[str], workers: set[str], tasks: dict[str, str]) -> None:
         self._heard_kinds |= kinds
         self._heard_workers |= workers
+        self._heard_tasks |= {
+            task_id: worker_id
+            for task_id, worker_id in tasks.items()
+            if worker_id in self.dispatcher.sessions
+        }
         self._news.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -352,7 +359,10 @@ class Workers:
             self._news = trio.Event()
             kinds, self._heard_kinds = self._heard_kinds, set()
             workers, self._heard_workers = self._heard_workers, set()
+            tasks, self._heard_tasks = self._heard_tasks, {}
             with suppress(StoreUnavailable):  # it is looked at soon, anyway
+                for task_id, worker_id in tasks.items():
+                    await self.dispatcher.ask_here(task_id, worker_id)
                 for worker_id in workers:
                     await self.registry.fetch(worker_id)
                     self.dispatcher.serve(worker_id)
@@ -365,7 +375,8 @@ class Workers:
                     self.dispatcher.serve_all(kinds)
 
     def _serve_later(self, worker_id: str) -> None:
-        self.dispatcher.rest(worker_id, SERVE_AFTER_S)
+        if worker_id in self.dispatcher.sessions:
+            self.dispatcher.rest(worker_id, SERVE_AFTER_S)
         if self._nursery is not None:
             self._nursery.start_soon(self._serve_after, worker_id, name="workers: serve later")
 
@@ -446,7 +457,6 @@ class Workers:
         if old is not None and old.name != session:
             old.close("replaced")
         self.hints.worker(worker_id)
-        self._serve_later(worker_id)
         return worker
 
     async def connect(self, asked: Registration, session: Session, *, owner: str | None) -> Worker:
@@ -457,6 +467,7 @@ class Workers:
         worker = await self.register(asked, mode="websocket", owner=owner, session=session.name)
         session.worker_id = worker.id
         self.dispatcher.sessions[worker.id] = session
+        self._serve_later(worker.id)
         return worker
 
     async def disconnect(self, session: Session, *, clean: bool) -> None:

@@ -86,7 +86,7 @@ class RedisBroadcast:
     def state(self) -> Literal["up", "down"]:
         """``up`` where every connection is, and all that is followed is listened to."""
         connected = all(ear.connected for ear in self._ears.values())
-        return "up" if connected and self._wanted() <= self._confirmed() else "down"
+        return "up" if connected and self._wanted() - {TOLD} <= self._confirmed() else "down"
 
     def attached(self, task_id: str | None, *, counts: bool = True) -> None:
         if task_id is None:

@@ -87,18 +87,20 @@ async def test_of_racing_transitions_in_two_processes_one_terminal_one_wins(url,
 
 async def test_only_the_buckets_of_followed_tasks_are_subscribed_to(server, prefix, quick):
     async with process(server.url, prefix) as one:
-        assert await channels(server) == set()
+        # One channel more says that the processes have told each other something.
+        told = one.backend._commands.keys.told.encode()
+        assert await channels(server) == {told}
         await one.create("followed")
         await one.create("other")
         async with one.engine.subscribe("followed"):
             channel = one.backend._commands.keys.channels[bucket_of("followed")].encode()
-            await until(lambda: one.backend.broadcast._confirmed())
-            assert await channels(server) == {channel}
+            await until(lambda: len(one.backend.broadcast._confirmed()) == 2)
+            assert await channels(server) == {channel, told}
             async with one.engine.follow_all():
-                await until(lambda: len(one.backend.broadcast._confirmed()) == 256)
-                assert len(await channels(server)) == 256
-        await until(lambda: not one.backend.broadcast._confirmed())
-        assert await channels(server) == set()
+                await until(lambda: len(one.backend.broadcast._confirmed()) == 257)
+                assert len(await channels(server)) == 257
+        await until(lambda: len(one.backend.broadcast._confirmed()) == 1)
+        assert await channels(server) == {told}
 
 
 async def test_every_task_of_another_process_is_followed_from_its_creation(url, prefix):
