@@ -123,10 +123,10 @@ class Worker(Wire, frozen=True, kw_only=True):
 
 class HeartbeatRequest(Wire, frozen=True, kw_only=True):
     """The body of ``POST /workers/{worker_id}/heartbeat``: the tasks that the worker has, and their
-    fences. Each that it has not any more is in the answer.
+    fences. Each that it has not any more is in the answer; one that it does not name is lost.
     """
 
-    tasks: tuple[Holding, ...] = ()
+    tasks: tuple[Holding, ...] | UnsetType = UNSET
 
 
 class Heartbeat(Wire, frozen=True, kw_only=True, omit_defaults=False):

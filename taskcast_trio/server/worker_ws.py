@@ -34,6 +34,7 @@ from taskcast_trio.engine.workers.parties import Message as Told
 from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.engine.workers.service import (
     Change,
+    Holding,
     Registration,
     is_capacity,
     is_weight,
@@ -279,7 +280,16 @@ class WorkerConnection:
         await self._workers.set_draining(self._own.worker_id, draining=True)
 
     async def _pong(self, asked: dict[str, Any]) -> None:
-        """A sign of life, as every message is."""
+        """A sign of life, as every message is; it may say which tasks the worker has."""
+        if "tasks" not in asked:
+            return
+        try:
+            tasks = msgspec.convert(asked["tasks"], tuple[Holding, ...])
+        except msgspec.ValidationError as error:
+            raise _Refusal(f"tasks: {error}", INVALID) from None
+        for cancel in await self._workers.holds(self._own.worker_id, tasks):
+            told = {"taskId": cancel.task_id, "reason": cancel.reason}
+            self._tell({"type": "cancel", **told})
 
 
 def _task_id(asked: dict[str, Any]) -> str:

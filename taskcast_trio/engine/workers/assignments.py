@@ -165,7 +165,7 @@ class Assignments:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
             try:
                 record = await self._store.get(task_id)
-                if record is None or not _is_of(record.task, worker_id):
+                if record is None or not is_of(record.task, worker_id):
                     self._forget(task_id, worker_id)
                     await self._registry.release(worker_id, task_id)
             except StoreUnavailable:
@@ -187,7 +187,7 @@ class Assignments:
             if record is None or record.task.terminal:
                 return False
             task, now_ms = record.task, self._clock()
-            had_it = _is_of(task, worker_id)
+            had_it = is_of(task, worker_id)
             drafts: Sequence[Draft] = ()
             if had_it:
                 after, drafts = assignment.declined(
@@ -302,7 +302,7 @@ class Assignments:
 
     async def _adopt(self, worker_id: str, task_id: str) -> None:
         record = await self._store.get(task_id)
-        if record is None or not _is_of(record.task, worker_id):
+        if record is None or not is_of(record.task, worker_id):
             # Slots are taken before the task is assigned: that may be under way.
             return
         self.watch(record)
@@ -318,7 +318,7 @@ class Assignments:
         """Give back the slots of those of the tasks that the worker has not."""
         for task_id in task_ids:
             record = await self._store.get(task_id)
-            if record is None or not _is_of(record.task, worker_id):
+            if record is None or not is_of(record.task, worker_id):
                 await self._registry.release(worker_id, task_id)
                 self._on_freed(worker_id)
 
@@ -363,5 +363,5 @@ class Assignments:
             self._judge(record, held)
 
 
-def _is_of(task: Task, worker_id: str) -> bool:
+def is_of(task: Task, worker_id: str) -> bool:
     return is_held(task) and task.assigned_worker == worker_id

@@ -43,6 +43,8 @@ from .registry import Registry
 TIMER_LEASE_MS: Final = 5000
 AGAIN_MS: Final = 1000
 """How often at most the same worker is asked for the same task."""
+HAND_OVER_MS: Final = 2500
+"""How long another process may take to ask: what it is told arrives within a second."""
 MAX_ASKED: Final = 10_000
 MAX_ANNOUNCED: Final = 100
 SKIPPED: Final = 16
@@ -106,7 +108,7 @@ class Dispatcher:
             await self._offer(record, timer)
         else:
             for session in self._able_sessions(task):
-                session.announce(task)
+                session.announce(task, now_ms + self._offer_timeout_ms)
             await self._queues.park(record)
 
     async def _set(self, timer: Timer, due_ms: int | None) -> bool:
@@ -140,7 +142,7 @@ class Dispatcher:
         )
         if ready and ready[0] not in self.sessions:
             # The process that has it asks; where it does not, others are next.
-            if await self._set(timer, now_ms + AGAIN_MS):
+            if await self._set(timer, now_ms + HAND_OVER_MS):
                 self.asked(task.id, ready[0])
                 if not self._hand_over(task.id, ready[0]):
                     await self.requeue(task.id)
@@ -315,12 +317,15 @@ class Dispatcher:
                 skipped.add(kind)
 
     async def _announce(self, kind: str, session: Session) -> None:
+        now_ms = self._clock()
         for timer in await self._queues.peek(kind, MAX_ANNOUNCED):
+            if session.knows(timer.task_id, now_ms):
+                continue
             record = await self._store.get(timer.task_id)
             if record is None or not waits(record.task):
                 await self._queues.put_back(timer, None)
             elif session.may(record.task):
-                session.announce(record.task)
+                session.announce(record.task, now_ms + self._offer_timeout_ms)
 
     async def _offer_first(self, kind: str, worker_id: str, session: Session) -> bool:
         """Offer the first task of the queue; False where there is nothing more to offer now."""

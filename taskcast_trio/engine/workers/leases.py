@@ -19,7 +19,7 @@ from taskcast_trio.core.assignment import LEASE, is_held
 from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord, Timer
 
 from ..metrics import Metrics
-from .assignments import Assignments
+from .assignments import Assignments, is_of
 from .registry import Registry, Worker
 
 TIMER_LEASE_MS: Final = 5000
@@ -94,6 +94,9 @@ class Leases:
             return None
         if worker.offline_ms is not None:
             return worker.offline_ms + self._grace_ms
+        orphan_ms = worker.orphans.get(task.id)
+        if orphan_ms is not None:
+            return orphan_ms if orphan_ms > now_ms else None
         if task.id not in worker.held:
             await self._registry.adopt(worker_id, task.id, assignment.cost_of(task))
         if worker.heartbeat_ms + self._timeout_ms > now_ms:
@@ -114,6 +117,25 @@ class Leases:
             await self._store.set_timer(task.id, LEASE, None)
         await self._registry.release(worker_id, task.id, reason="lease_lost")
         return True
+
+    async def disown(self, worker_id: str, task_id: str, *, since_ms: int) -> None:
+        """The worker does not have this task: it is lost, unless it got it after ``since_ms``, when
+        it may not have heard of it yet.
+        """
+        while True:
+            record = await self._store.get(task_id)
+            if record is None or not is_of(record.task, worker_id):
+                return
+            if record.task.status == "assigned" and record.task.updated_at > since_ms:
+                return
+            if await self._lose(record):
+                return
+
+    async def wait_for(self, worker: Worker) -> None:
+        """See to the tasks that it may not have any more, in time."""
+        for task_id, due_ms in worker.orphans.items():
+            await self._store.set_timer(task_id, LEASE, due_ms)
+            self._notify(due_ms)
 
     async def silence(self, worker_id: str, session: str, *, gone: bool = False) -> None:
         """Nothing is heard of the worker from now on, unless it has another session by now; its

@@ -53,7 +53,8 @@ class Session:
         """By task: what it costs, and until when the offer stands."""
         self.taking: dict[str, list[Message]] = {}
         """The tasks that it is about to get, and what it is to be told of them after that."""
-        self._announced: OrderedDict[str, None] = OrderedDict()
+        self._announced: OrderedDict[str, int] = OrderedDict()
+        """By task: until when it is not told again."""
 
     def offered(self, now_ms: int) -> int:
         """The slots that open offers may take."""
@@ -66,15 +67,16 @@ class Session:
         self.offers[task.id] = (cost, until_ms)
         self._tell("offer", task)
 
-    def announce(self, task: Task) -> bool:
-        """Tell of a task that several may claim; once."""
-        if task.id in self._announced:
-            return False
-        self._announced[task.id] = None
+    def knows(self, task_id: str, now_ms: int) -> bool:
+        """Whether it was told lately of a task that several may claim."""
+        return self._announced.get(task_id, 0) > now_ms
+
+    def announce(self, task: Task, until_ms: int) -> None:
+        self._announced[task.id] = until_ms
+        self._announced.move_to_end(task.id)
         if len(self._announced) > MAX_ANNOUNCED:
             self._announced.popitem(last=False)
         self._tell("available", task)
-        return True
 
     def _tell(self, type_: Literal["offer", "available"], task: Task) -> None:
         self.send({"type": type_, "taskId": task.id, "task": summary_of(task)})

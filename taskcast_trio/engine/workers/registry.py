@@ -33,8 +33,9 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``session`` names its connection, and is empty where it has none. ``offline_ms`` is since when
     nothing is heard of it; ``gone`` says that it has left, and only its tasks are kept for a while.
-    ``held`` is what its tasks cost, by their ids; ``cancels`` the tasks that it is to be told to
-    stop, and why, where it has to ask.
+    ``held`` is what its tasks cost, by their ids; ``orphans`` those of them that it had before it
+    registered anew, and until when it may say that it has them still; ``cancels`` the tasks that it
+    is to be told to stop, and why, where it has to ask.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     offline_ms: int | None = None
     gone: bool = False
     held: dict[str, int] = {}
+    orphans: dict[str, int] = {}
     cancels: dict[str, str] = {}
 
     @property
@@ -256,6 +258,17 @@ class Registry:
 
         await self.change(worker_id, decide)
 
+    async def reclaim(self, worker_id: str, task_ids: set[str]) -> None:
+        """The worker has these tasks still."""
+
+        def decide(row: Worker | None) -> Worker | None:
+            if row is None or task_ids.isdisjoint(row.orphans):
+                return row
+            left = {id_: ms for id_, ms in row.orphans.items() if id_ not in task_ids}
+            return replace(row, orphans=left)
+
+        await self.change(worker_id, decide)
+
     async def release(self, worker_id: str, task_id: str, *, reason: str | None = None) -> None:
         """Give the slots of a task back; ``reason`` is why the worker is to stop it."""
 
@@ -266,7 +279,8 @@ class Registry:
             cancels = row.cancels
             if reason is not None and not row.session and len(cancels) < MAX_CANCELS:
                 cancels = {**cancels, task_id: reason}
-            return replace(row, held=held, cancels=cancels)
+            orphans = {id_: due_ms for id_, due_ms in row.orphans.items() if id_ != task_id}
+            return replace(row, held=held, orphans=orphans, cancels=cancels)
 
         await self.change(worker_id, decide)
 

@@ -45,6 +45,8 @@ SERVE_AFTER_S: Final = 1.0
 """How long a worker that came, or was set idle, is left alone by what waits."""
 LOOK_AROUND_S: Final = 1.0
 RECONCILE_S: Final = 15.0
+ASSIGN_MS: Final = 15_000
+"""How long a worker may take to hear of a task that was assigned to it."""
 AT_ONCE: Final = 16
 LEAVE_S: Final = 3.0
 LOOK_AGAIN_S: Final = 60.0
@@ -54,9 +56,18 @@ EVERYTHING: Final = 2**52
 log = structlog.get_logger(__name__)
 
 
+class Holding(Wire, frozen=True, kw_only=True):
+    """A task that a worker believes to have."""
+
+    task_id: str
+    fence: int
+
+
 class Registration(Wire, frozen=True, kw_only=True):
     """What a worker says of itself when it comes. Without an id it gets one; ``capacity`` is how
-    many slots it has (10), ``weight`` (50) puts it before others.
+    many slots it has (10), ``weight`` (50) puts it before others. ``tasks`` are those that it has
+    still from before: others that it had are given to other workers at once; where it does not say,
+    after a while.
     """
 
     worker_id: str | UnsetType = UNSET
@@ -64,13 +75,7 @@ class Registration(Wire, frozen=True, kw_only=True):
     capacity: float = float(DEFAULT_CAPACITY)
     weight: float = DEFAULT_WEIGHT
     metadata: Raw | UnsetType = UNSET
-
-
-class Holding(Wire, frozen=True, kw_only=True):
-    """A task that a worker believes to have."""
-
-    task_id: str
-    fence: int
+    tasks: tuple[Holding, ...] | UnsetType = UNSET
 
 
 class Cancel(Wire, frozen=True, kw_only=True):
@@ -96,12 +101,20 @@ def checked(asked: Registration) -> Registration:
         raise BadRequest(f"Expected a whole number from 1 to {MAX_CAPACITY} - at `$.capacity`")
     if not is_weight(asked.weight):
         raise BadRequest(f"Expected a number from 0 to {MAX_WEIGHT:g} - at `$.weight`")
+    if asked.tasks is not UNSET:
+        check_tasks(asked.tasks)
     if asked.metadata is not UNSET:
         if bytes(asked.metadata)[:1] != b"{":
             raise BadRequest("Expected `object` - at `$.metadata`")
         if len(bytes(asked.metadata)) > MAX_METADATA_BYTES:
             raise BadRequest(f"Expected at most {MAX_METADATA_BYTES} bytes - at `$.metadata`")
     return asked
+
+
+def check_tasks(tasks: Sequence[Holding]) -> None:
+    """Refuse (BadRequest) more than anybody has."""
+    if len(tasks) > MAX_TASKS_TOLD:
+        raise BadRequest(f"Expected at most {MAX_TASKS_TOLD} tasks - at `$.tasks`")
 
 
 def is_capacity(value: float) -> bool:
@@ -147,6 +160,7 @@ class Workers:
             3 * defaults.heartbeat_interval_ms, 90_000
         )
         self.timeout_s: Final = timeout_ms / 1000
+        self._grace_ms = defaults.disconnect_grace_ms
         name = f"{noise(64):016x}"
         self.hints = Hints(bulletin, name=name, others=self._has_others, heard=self._hear)
         self.registry = Registry(self._hot, clock=clock, shared=shared, opened=self._serve_later)
@@ -447,12 +461,17 @@ class Workers:
                 owner=owner,
                 session=session,
                 held={} if row is None else row.held,
+                orphans={} if row is None else dict.fromkeys(row.held, now_ms + self._grace_ms),
             )
 
         await self.registry.fetch(worker_id)
         worker = await self.registry.change(worker_id, decide, durable=True)
         assert worker is not None
         await self.assignments.adopt(worker_id)
+        if asked.tasks is not UNSET:
+            await self.holds(worker_id, asked.tasks)
+        else:
+            await self.leases.wait_for(worker)
         old = self.dispatcher.sessions.get(worker_id)
         if old is not None and old.name != session:
             old.close("replaced")
@@ -483,6 +502,24 @@ class Workers:
                 await self.dispatcher.requeue(task_id)
             await self.leases.silence(worker_id, session.name, gone=clean)
             self.hints.worker(worker_id)
+
+    async def holds(self, worker_id: str, tasks: Sequence[Holding]) -> list[Cancel]:
+        """The worker says which tasks it has: others are lost, and what it is wrong about is the
+        answer.
+        """
+        check_tasks(tasks)
+        since_ms = self._clock() - ASSIGN_MS
+        cancels = []
+        for each in tasks:
+            reason = await self._why_not(each)
+            if reason is not None:
+                cancels.append(Cancel(task_id=each.task_id, reason=reason))
+        told = {each.task_id for each in tasks}
+        await self.registry.reclaim(worker_id, told)
+        row = self.registry.get(worker_id)
+        for task_id in row.held.keys() - told if row is not None else ():
+            await self.leases.disown(worker_id, task_id, since_ms=since_ms)
+        return cancels
 
     def pong(self, session: Session) -> None:
         self.registry.beat(session.worker_id)
@@ -577,29 +614,26 @@ class Workers:
         self.hints.worker(worker_id)
 
     async def heartbeat(
-        self, worker_id: str, tasks: Sequence[Holding], *, owner: str | None
+        self, worker_id: str, tasks: Sequence[Holding] | UnsetType, *, owner: str | None
     ) -> list[Cancel]:
         """A sign of life; the answer is what the worker is to stop, of ``tasks`` and of others that
-        it was not told of yet.
+        it was not told of yet. See `holds`.
 
         Raises:
             WorkerNotFound: there is no such worker.
             Forbidden: it belongs to another caller.
         """
-        if len(tasks) > MAX_TASKS_TOLD:
-            raise BadRequest(f"Expected at most {MAX_TASKS_TOLD} tasks - at `$.tasks`")
         row = await self._own(worker_id, owner)
         await self._alive(row)
         await self.assignments.adopt(worker_id)
         cancels = dict(row.cancels)
         if cancels:
             await self.registry.change(worker_id, _told(cancels))
-        for each in tasks:
-            reason = await self._why_not(each)
-            if reason is not None:
-                cancels.setdefault(each.task_id, reason)
-            else:
+        if tasks is not UNSET:
+            for each in tasks:  # one that it got anew is none to be stopped
                 cancels.pop(each.task_id, None)
+            found = await self.holds(worker_id, tasks)
+            cancels |= {each.task_id: each.reason for each in found}
         return [Cancel(task_id=id_, reason=reason) for id_, reason in cancels.items()]
 
     async def _why_not(self, holding: Holding) -> str | None:
