@@ -15,7 +15,10 @@ from taskcast_trio.config.values import describe
 _PROMINENT: Final = frozenset(
     {"port", "host", "storage", "redis.url", "processes", "dbPath", "logLevel"}
 )
-_EXTRA_NAMES: Final = {"server.http2": "--http2/--no-http2"}
+_EXTRA_NAMES: Final = {
+    "server.http2": "--http2/--no-http2",
+    "workers.enabled": "--workers-api/--no-workers-api",
+}
 
 
 class ConfigOption(click.Option):

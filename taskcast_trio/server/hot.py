@@ -37,8 +37,8 @@ ROUTES: Final = (
     ("GET", "/tasks/{task_id}/events"),
     ("GET", "/tasks/{task_id}/events/ws"),
     ("GET", "/events"),
-    ("GET", "/workers/ws"),
 )
+WORKER_ROUTES: Final = (("GET", "/workers/ws"),)
 WORKER_SOCKET: Final = ["", "workers", "ws"]
 _READS: Final = ("GET", "HEAD")
 

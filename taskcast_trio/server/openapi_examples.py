@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from taskcast_trio.core import model
+from taskcast_trio.engine.workers.service import Registration
 
 from . import openapi_shapes as shapes
 from .auth.tickets import Ticket, TicketRequest
@@ -67,6 +68,7 @@ _WORKER: Final = {
     "connectedAt": _CREATED_MS,
     "lastHeartbeatAt": _CREATED_MS + 30_000,
 }
+_HOLDING: Final = {"taskId": _TASK_ID, "fence": 1}
 _TRY: Final = {
     "at": _CREATED_MS + 30_000,
     "index": 41,
@@ -183,6 +185,29 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     ),
     (shapes.Worker, {"worker": _WORKER}),
     (shapes.WorkerList, {"workers": {"workers": [_WORKER]}}),
+    (
+        Registration,
+        {
+            "register": {
+                "workerId": "worker-1",
+                "matchRule": {"taskTypes": ["llm.*"]},
+                "capacity": 10,
+                "metadata": {"host": "gpu-3"},
+                "tasks": [_HOLDING],
+            }
+        },
+    ),
+    (shapes.HeartbeatRequest, {"heartbeat": {"tasks": [_HOLDING]}}),
+    (
+        shapes.Heartbeat,
+        {
+            "heartbeat": {
+                "ok": True,
+                "cancel": [{"taskId": _TASK_ID, "reason": "cancelled"}],
+                "intervalMs": 30_000,
+            }
+        },
+    ),
     (shapes.WorkerChange, {"drain": {"status": "draining"}}),
     (shapes.Decline, {"decline": {"workerId": "worker-1", "blacklist": True}}),
     (shapes.Ingested, {"ingested": {"accepted": 2000, "firstIndex": 1, "lastIndex": 2000}}),

@@ -333,10 +333,10 @@ def test_variables_in_texts_are_replaced_and_parsed_by_the_type_of_the_key(place
 
 
 def test_keys_of_other_servers_load_and_warn(place: Place) -> None:
-    loaded = place.load(f"sentry: {{dsn: {PLANTED}}}\nworkers: {{defaults: {{offerTimeoutMs: 3}}}}")
+    loaded = place.load(f"sentry: {{dsn: {PLANTED}}}\nstorageLifecycle: {{ttlSweepBatchSize: 3}}")
     assert [line.replace(f"{place.cwd}/", "") for line in loaded.warnings] == [
         "taskcast.config.yaml: sentry has no effect",
-        "taskcast.config.yaml: workers.defaults.offerTimeoutMs has no effect in this version",
+        "taskcast.config.yaml: storageLifecycle.ttlSweepBatchSize has no effect in this version",
     ]
 
 

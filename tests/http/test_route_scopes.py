@@ -13,7 +13,7 @@ import jwt
 import pytest
 import trio
 
-from taskcast_trio.config import Auth, Config, Jwt, Secret, TrustedService
+from taskcast_trio.config import Auth, Config, Jwt, Secret, TrustedService, Workers
 from taskcast_trio.engine import open_runtime
 from taskcast_trio.server import hot
 from taskcast_trio.server.app import create_app
@@ -23,6 +23,7 @@ SECRET = "a secret of the tests, of 32 bytes or more"
 SERVICE_KEY = "a key of a service"
 CONFIG = Config(
     auth=Auth(mode="jwt", jwt=Jwt(secret=Secret(SECRET))),
+    workers=Workers(enabled=True),
     trusted_services=(TrustedService(name="service", key=Secret(SERVICE_KEY)),),
 )
 PATIENCE_S = 10
@@ -51,6 +52,10 @@ BODIES: dict[tuple[str, str], Any] = {
         "inactiveSince": 0,
     },
     ("POST", "/tickets"): {},
+    ("PATCH", "/workers/{worker_id}/status"): {"status": "idle"},
+    ("POST", "/workers/register"): {"workerId": "new"},
+    ("POST", "/workers/{worker_id}/heartbeat"): {},
+    ("POST", "/workers/tasks/{task_id}/decline"): {"workerId": "w"},
 }
 """What each route takes: a body of the wrong shape would be refused before the caller is judged."""
 HANDSHAKE = {
@@ -66,7 +71,7 @@ SCOPES: dict[tuple[str, str], str | None] = {
 
 def served(app: Any) -> set[tuple[str, str]]:
     """The routes of an app: those of its URL map, and those that stand in front of it."""
-    found = set(hot.ROUTES)
+    found = set(hot.ROUTES + hot.WORKER_ROUTES)
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         found |= {(method, path) for method in rule.methods - NOT_ROUTES}
@@ -124,6 +129,8 @@ async def ask(server: Any, route: tuple[str, str], token: str | None) -> httpx.R
     """The answer of a route; of a stream, its head."""
     method, template = route
     path = template.replace("{task_id}", "t").replace("{worker_id}", "w").replace("{number}", "0")
+    if template == "/workers/pull":
+        path += "?workerId=none"
     headers = {} if token is None else {"Authorization": token}
     if template.endswith("/ws"):
         headers |= HANDSHAKE
@@ -215,12 +222,16 @@ async def test_its_own_scope_alone_opens_a_route_and_so_does_the_star(
             assert made.status_code == 201
             if route == ("POST", "/tasks"):
                 await server.client.delete("/tasks/t", headers=headers)
+            if "{worker_id}" in route[1]:
+                worker = {"workerId": "w"}
+                await server.client.post("/workers/register", json=worker, headers=headers)
             answer = await ask(server, route, bearer(scope, taskIds=["t"]))
             expected = {
                 ("POST", "/tasks/{task_id}/resolve"): 400,  # it is not blocked
                 ("GET", "/tasks/{task_id}/request"): 404,
                 ("POST", "/tasks/{task_id}/storage/release"): 503,
                 ("GET", "/tasks/{task_id}/events/ws"): 101,
+                ("GET", "/workers/ws"): 101,
                 ("POST", "/tasks/cleanup"): 403,  # it is for all tasks
             }
             if route in expected:
@@ -299,7 +310,7 @@ async def test_metrics_are_for_this_machine_or_for_who_may_read_them(server: Any
         assert await status(**{name: "::1", "Authorization": bearer("metrics:read")}) == 200
 
 
-@pytest.mark.parametrize("path", ["/tasks/t/none", "/workers", "/workers/x/y", "/events/x"])
+@pytest.mark.parametrize("path", ["/tasks/t/none", "/workers/", "/workers/x/y", "/events/x"])
 async def test_an_unknown_path_below_a_protected_one_asks_for_a_token_first(
     server: Any, path: str
 ) -> None:

@@ -66,7 +66,13 @@ SCOPES_OF_THE_CONTRACT = {
         "DELETE /workers/{}",
         "PATCH /workers/{}/status",
     },
-    "worker:connect": {"GET /workers/pull", "POST /workers/tasks/{}/decline"},
+    "worker:connect": {
+        "GET /workers/pull",
+        "GET /workers/ws",
+        "POST /workers/register",
+        "POST /workers/{}/heartbeat",
+        "POST /workers/tasks/{}/decline",
+    },
 }
 ASSETS = ("docs.js", "rapidoc-min.js", "rapidoc-min.js.LICENSE.txt", "rapidoc.LICENSE.txt")
 
