@@ -242,7 +242,6 @@ class Workers:
         self.hints.worker(worker_id)
 
     def _ended(self, ended: Ended) -> None:
-        self.dispatcher.settled(ended.task_id)
         session = self.dispatcher.sessions.get(ended.worker_id)
         if session is None or ended.reason is None:
             return
@@ -469,7 +468,7 @@ class Workers:
         assert worker is not None
         await self.assignments.adopt(worker_id)
         if asked.tasks is not UNSET:
-            await self.holds(worker_id, asked.tasks)
+            await self.holds(worker_id, asked.tasks, since_ms=now_ms)
         else:
             await self.leases.wait_for(worker)
         old = self.dispatcher.sessions.get(worker_id)
@@ -503,12 +502,15 @@ class Workers:
             await self.leases.silence(worker_id, session.name, gone=clean)
             self.hints.worker(worker_id)
 
-    async def holds(self, worker_id: str, tasks: Sequence[Holding]) -> list[Cancel]:
+    async def holds(
+        self, worker_id: str, tasks: Sequence[Holding], *, since_ms: int | None = None
+    ) -> list[Cancel]:
         """The worker says which tasks it has: others are lost, and what it is wrong about is the
-        answer.
+        answer. It may not know yet of those that were assigned after ``since_ms``, which is some
+        seconds ago.
         """
         check_tasks(tasks)
-        since_ms = self._clock() - ASSIGN_MS
+        since_ms = self._clock() - ASSIGN_MS if since_ms is None else since_ms
         cancels = []
         for each in tasks:
             reason = await self._why_not(each)
