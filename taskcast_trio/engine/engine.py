@@ -408,14 +408,17 @@ class TaskEngine:
                 hasten={WEBHOOK: now_ms},
                 fence=fence,
             )
-        except StaleFence:
-            raise assignment.refusal((await self.record(task_id)).task) from None
-        except TaskEnded as ended:
-            # The archive does not look at fences: what only it has has ended.
-            task = None if fence is None else (await self.record(task_id)).task
-            if task is None or task.fence == fence:
-                raise
-            raise assignment.refusal(task) from ended
+        except (StaleFence, TaskEnded) as refused:
+            error = refused
+        else:
+            return self._published(commit, now_ms)
+        if fence is not None:  # the archive does not look at fences: what only it has has ended
+            task = (await self.record(task_id)).task
+            if task.fence != fence:
+                raise assignment.refusal(task)
+        raise error
+
+    def _published(self, commit: Commit, now_ms: int) -> Sequence[Entry]:
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
             self.timetable.appended(commit.record.task, now_ms)

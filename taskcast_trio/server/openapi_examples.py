@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from taskcast_trio.core import model
-from taskcast_trio.engine.workers.service import Registration
+from taskcast_trio.engine.workers.asked import Registration
 
 from . import openapi_shapes as shapes
 from .auth.tickets import Ticket, TicketRequest

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import UNSET, Meta, Raw, UnsetType
 
 from taskcast_trio.core.model import TaskView, Wire
-from taskcast_trio.engine.workers.service import Cancel, Holding
+from taskcast_trio.engine.workers.asked import Cancel, Holding
 
 WorkerStatus: TypeAlias = Literal["idle", "busy", "draining", "offline"]
 WebhookStatus: TypeAlias = Literal["active", "retrying", "disabled", "archived"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from taskcast_trio.core.model import Task
-from taskcast_trio.engine.workers.service import Registration
+from taskcast_trio.engine.workers.asked import Registration
 
 from .auth.tickets import Ticket, TicketRequest
 from .openapi_shapes import (

@@ -15,7 +15,7 @@ from taskcast_trio.core.access import shown
 from taskcast_trio.core.errors import BadRequest, Draining
 from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.workers import Workers, registry
-from taskcast_trio.engine.workers.service import Registration, checked, is_weight
+from taskcast_trio.engine.workers.asked import Registration, checked, is_weight
 
 from . import answers
 from .auth.admission import Admissions

@@ -30,15 +30,15 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.workers import Workers
-from taskcast_trio.engine.workers.parties import Message as Told
-from taskcast_trio.engine.workers.parties import Session
-from taskcast_trio.engine.workers.service import (
+from taskcast_trio.engine.workers.asked import (
     Change,
     Holding,
     Registration,
     is_capacity,
     is_weight,
 )
+from taskcast_trio.engine.workers.parties import Message as Told
+from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.server.auth.admission import Admissions
 from taskcast_trio.server.auth.gate import limit_key
 from taskcast_trio.server.auth.permit import own_registration, owner_of, permit, visible
@@ -50,6 +50,7 @@ from taskcast_trio.server.target import Message, Receive, Scope, Send
 ABNORMAL: Final = 1006
 """What stands for no close frame at all (RFC 6455, section 7.1.5)."""
 TRY_AGAIN: Final = 1013
+LEAVE_S: Final = 5.0
 OUTBOX: Final = 512
 MAX_DEPTH: Final = 32
 INVALID: Final = "INVALID_MESSAGE"
@@ -115,7 +116,8 @@ class WorkerConnection:
         finally:
             if self._session is not None:
                 clean = left is not None and left != ABNORMAL
-                await self._workers.disconnect(self._session, clean=clean)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
+                    await self._workers.disconnect(self._session, clean=clean)
         if left is None and self._close is not None:
             await self._send(
                 {

@@ -22,8 +22,8 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.core.model import CreateTask, Draft, Retry, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
+from taskcast_trio.engine.workers.asked import Holding, Registration
 from taskcast_trio.engine.workers.parties import Session
-from taskcast_trio.engine.workers.service import Holding, Registration
 from taskcast_trio.testing import trio_clock_ms
 
 TYPES = ("a.x", "a.y", "b.z")
@@ -140,7 +140,8 @@ class Sim:
                 async for message in inbox:
                     await self.answer(session, message, stops, nursery)
         finally:
-            await self.workers.disconnect(session, clean=clean)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                await self.workers.disconnect(session, clean=clean)
 
     async def beat(self, session: Session) -> None:
         while True:

@@ -118,7 +118,8 @@ class Assignments:
                 raise NotPending(task_id, "ended") from error
             finally:
                 if not done:
-                    await self._undo(worker_id, task_id)
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
+                        await self._undo(worker_id, task_id)
             return task
 
     async def _pending(self, task_id: str) -> TaskRecord:
@@ -162,15 +163,14 @@ class Assignments:
         """After an assignment of which it is not known whether it was done: see, and give the slots
         back where it was not.
         """
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_S):
-            try:
-                record = await self._store.get(task_id)
-                if record is None or not is_of(record.task, worker_id):
-                    self._forget(task_id, worker_id)
-                    await self._registry.release(worker_id, task_id)
-            except StoreUnavailable:
-                self._unsure.add(task_id)
-                self._work.set()
+        try:
+            record = await self._store.get(task_id)
+            if record is None or not is_of(record.task, worker_id):
+                self._forget(task_id, worker_id)
+                await self._registry.release(worker_id, task_id)
+        except StoreUnavailable:
+            self._unsure.add(task_id)
+            self._work.set()
 
     def _forget(self, task_id: str, worker_id: str) -> None:
         held = self._held.get(task_id)

@@ -14,7 +14,7 @@ from taskcast_trio.core.access import Caller
 from taskcast_trio.core.errors import BadRequest, Forbidden
 from taskcast_trio.core.model import Task
 from taskcast_trio.engine import TaskEngine
-from taskcast_trio.engine.workers.service import Registration
+from taskcast_trio.engine.workers.asked import Registration
 from taskcast_trio.server.plain import field_of
 from taskcast_trio.server.route_table import ROUTES
 from taskcast_trio.server.target import Scope
