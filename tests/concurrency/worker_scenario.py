@@ -27,7 +27,9 @@ from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.testing import trio_clock_ms
 
 TYPES = ("a.x", "a.y", "b.z")
-MODES = ("pull", "ws-offer", "ws-race")
+MODES: Any = ("pull", "ws-offer", "ws-race")
+PRIORITIES: Any = (UNSET, 5, -5)
+ATTEMPTS: Any = (UNSET, UNSET, 2, 5)
 FAULTS_S = 400
 END_S = 4000
 
@@ -97,7 +99,7 @@ class Sim:
     # Workers -------------------------------------------------------------------------------------
 
     def registration(self, worker_id: str) -> Registration:
-        types = self.rng.choice([UNSET, ("a.*",), ("b.z", "a.x"), ("*",), ("a.y", "b.*")])
+        types: Any = self.rng.choice([UNSET, ("a.*",), ("b.z", "a.x"), ("*",), ("a.y", "b.*")])
         return Registration(
             worker_id=worker_id,
             match_rule=MatchRule(task_types=types),
@@ -242,9 +244,9 @@ class Sim:
                     type=rng.choice(TYPES),
                     assign_mode=rng.choice(MODES),
                     cost=rng.choice([1, 1, 1, 2]),
-                    priority=rng.choice([UNSET, 5, -5]),
+                    priority=rng.choice(PRIORITIES),
                     disconnect_policy=rng.choice([UNSET, "reassign", "fail"]),
-                    max_attempts=rng.choice([UNSET, UNSET, 2, 5]),
+                    max_attempts=rng.choice(ATTEMPTS),
                     retry=Retry(initial_delay_ms=rng.choice([0, 2000])),
                 )
             )

@@ -303,7 +303,7 @@ HANDSHAKE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Version": "13",
 }
-BAD = [
+BAD: list[tuple[str | bytes, str]] = [
     ("{bad", "INVALID_JSON"),
     ("", "INVALID_JSON"),
     ("[" * 100_000, "INVALID_JSON"),

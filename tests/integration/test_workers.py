@@ -76,6 +76,11 @@ async def pulled(runtime: Runtime, worker: str = "w") -> Task:
     return task
 
 
+def fence_of(task: Task) -> int:
+    assert task.fence is not UNSET
+    return task.fence
+
+
 async def status_of(runtime: Runtime, task_id: str) -> str:
     return (await runtime.engine.get(task_id)).status
 
@@ -101,11 +106,11 @@ async def test_workers_and_their_tasks_outlive_the_server_on_sqlite(
         worker = await runtime.workers.get("w")
         assert (worker.used_slots, worker.capacity, worker.weight) == (2, 2, 7)
         assert [await status_of(runtime, name) for name in ("a", "b")] == ["assigned"] * 2
-        holding = [Holding(task_id=t.id, fence=t.fence or 0) for t in tasks.values()]
+        holding = [Holding(task_id=t.id, fence=fence_of(t)) for t in tasks.values()]
         assert await runtime.workers.heartbeat("w", holding, owner=None) == []
         first = tasks["a"]
         for status in ("running", "completed"):
-            await runtime.engine.transition("a", Transition(status=status), fence=first.fence)
+            await runtime.engine.transition("a", Transition(status=status), fence=fence_of(first))
         assert (await pulled(runtime)).id == "waiting"
 
 
@@ -116,7 +121,7 @@ async def test_a_worker_that_does_not_come_back_loses_its_tasks_after_the_grace(
     async with on_sqlite(path, clock) as runtime:
         await register(runtime)
         await runtime.engine.create(CreateTask(id="a", assign_mode="pull"))
-        fence = (await pulled(runtime)).fence
+        fence = fence_of(await pulled(runtime))
     clock.now_ms += 3_600_000
     async with on_sqlite(path, clock) as runtime:
         assert runtime.workers is not None
@@ -252,7 +257,7 @@ async def test_a_worker_is_known_after_every_process_has_restarted(redis_config:
         async with open_runtime(redis_config) as runtime:
             await register(runtime, capacity=3)
             await runtime.engine.create(CreateTask(id="t", assign_mode="pull"))
-            fence = (await pulled(runtime)).fence
+            fence = fence_of(await pulled(runtime))
             await runtime.engine.create(CreateTask(id="waiting", assign_mode="pull", cost=3))
             assert await pull(runtime, wait_s=0.2) is None
         async with open_runtime(redis_config) as runtime:
