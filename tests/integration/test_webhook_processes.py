@@ -65,6 +65,15 @@ def delivered(runtime: Runtime) -> float:
     return count
 
 
+async def begin(runtimes: tuple[Runtime, Runtime], *hooks: Any) -> None:
+    """Make the task, and have both look for the last time that nobody tells them to: from then on
+    the one that is published to takes the lease.
+    """
+    await create(runtimes[0], *hooks)
+    for runtime in runtimes:
+        await looked(runtime)
+
+
 async def parked(runtime: Runtime) -> None:
     while await runtime.backend.store.next_due(WEBHOOK) != PARKED_MS:
         await trio.lowlevel.checkpoint()
@@ -85,7 +94,7 @@ async def test_what_any_process_publishes_is_delivered_at_once(
     config: Config, clock: Clock
 ) -> None:
     async with receiving(patience_s=PATIENCE_S) as receiver, two(config, clock) as runtimes:
-        await create(runtimes[0], hook(receiver))
+        await begin(runtimes, hook(receiver))
         for number in range(24):
             await publish(runtimes[number % 2], "a")
             if number % 3 == 1:
@@ -106,7 +115,7 @@ async def test_who_is_at_work_goes_on_with_what_others_publish(
         receiving(gate, patience_s=PATIENCE_S) as receiver,
         two(config, clock) as (one, other),
     ):
-        await create(other, hook(receiver))
+        await begin((other, one), hook(receiver))
         await publish(one, "a")
         await gate.reached.wait()
         await publish(other, *"bcd")
@@ -129,7 +138,7 @@ async def test_a_webhook_without_work_is_not_held_up_by_another_of_its_task(
         receiving(patience_s=PATIENCE_S) as fast,
         two(config, clock) as (one, other),
     ):
-        await create(one, hook(slow), hook(fast, host="localhost"))
+        await begin((one, other), hook(slow), hook(fast, host="localhost"))
         await publish(one, "a")
         await gate.reached.wait()
         await arrived(fast, 1)
@@ -153,7 +162,7 @@ async def test_what_is_stored_though_nobody_was_told_so_is_delivered_at_once(
     config: Config, clock: Clock, how: str
 ) -> None:
     async with receiving(patience_s=PATIENCE_S) as receiver, two(config, clock) as (one, other):
-        await create(one, hook(receiver))
+        await begin((one, other), hook(receiver))
         append = other.backend.store.append
         scope = trio.CancelScope()
 
@@ -181,7 +190,7 @@ async def test_another_process_goes_on_when_the_lease_of_a_dead_one_has_ended(
         receiving(gate, patience_s=PATIENCE_S) as receiver,
         two(config, clock) as (one, other),
     ):
-        await create(one, hook(receiver))
+        await begin((one, other), hook(receiver))
         await publish(one, *["a"] * 60)
         await gate.reached.wait()
         die(one)
@@ -203,7 +212,7 @@ async def test_one_that_drains_leaves_the_rest_to_the_other(config: Config, cloc
         receiving(gate, patience_s=PATIENCE_S) as receiver,
         two(config, clock) as (one, other),
     ):
-        await create(one, hook(receiver))
+        await begin((one, other), hook(receiver))
         await publish(one, *["a"] * 40)
         await gate.reached.wait()
         one.drain.set()
