@@ -288,7 +288,7 @@ class TaskEngine:
             task, drafts = decide(record.task, now_ms)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
-                with self.timetable.setting(due) as timers:
+                with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
                     commit = await self.store.transition(
                         task,
                         drafts,
@@ -362,14 +362,15 @@ class TaskEngine:
         for number, draft in enumerate(drafts):
             validate.draft(draft, number)
         now_ms = self.clock()
-        commit = await self.store.append(
-            task_id,
-            drafts,
-            now_ms=now_ms,
-            idempotency=_idempotency("publish", key, drafts),
-            limits=self._log_limits,
-            hasten={WEBHOOK: now_ms},
-        )
+        with self.timetable.appending(now_ms):
+            commit = await self.store.append(
+                task_id,
+                drafts,
+                now_ms=now_ms,
+                idempotency=_idempotency("publish", key, drafts),
+                limits=self._log_limits,
+                hasten={WEBHOOK: now_ms},
+            )
         if not commit.repeated:
             self.metrics.events.inc(len(commit.entries))
             self.timetable.appended(commit.record.task, now_ms)

@@ -197,7 +197,7 @@ class _Sinks:
 
     def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
         self._fanout.interrupted(task_ids)
-        self._webhooks.interrupted()
+        self._webhooks.interrupted(task_ids)
 
 
 @asynccontextmanager

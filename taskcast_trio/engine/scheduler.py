@@ -135,7 +135,7 @@ class Scheduler:
         task, drafts = machine.transition(record.task, change, now_ms)
         due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
         try:
-            with self._timetable.setting(due) as timers:
+            with self._timetable.setting(due) as timers, self._timetable.appending(now_ms):
                 commit = await self._store.transition(
                     task,
                     drafts,
