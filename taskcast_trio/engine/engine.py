@@ -317,7 +317,7 @@ class TaskEngine:
             task = assignment.settled(before, task, by_holder=fence is not None)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
-                with self.timetable.setting(due) as timers:
+                with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
                     commit = await self.store.transition(
                         task,
                         drafts,
@@ -399,15 +399,16 @@ class TaskEngine:
             validate.draft(draft, number)
         now_ms = self.clock()
         try:
-            commit = await self.store.append(
-                task_id,
-                drafts,
-                now_ms=now_ms,
-                idempotency=_idempotency("publish", key, drafts),
-                limits=self._log_limits,
-                hasten={WEBHOOK: now_ms},
-                fence=fence,
-            )
+            with self.timetable.appending(now_ms):
+                commit = await self.store.append(
+                    task_id,
+                    drafts,
+                    now_ms=now_ms,
+                    idempotency=_idempotency("publish", key, drafts),
+                    limits=self._log_limits,
+                    hasten={WEBHOOK: now_ms},
+                    fence=fence,
+                )
         except (StaleFence, TaskEnded) as refused:
             error = refused
         else:

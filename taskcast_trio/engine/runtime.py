@@ -223,7 +223,7 @@ class _Sinks:
 
     def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
         self._fanout.interrupted(task_ids)
-        self._webhooks.interrupted()
+        self._webhooks.interrupted(task_ids)
         if self._workers is not None:
             self._workers.interrupted(task_ids)
 

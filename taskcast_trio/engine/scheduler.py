@@ -136,7 +136,7 @@ class Scheduler:
         task = assignment.settled(record.task, task, by_holder=False)
         due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
         try:
-            with self._timetable.setting(due) as timers:
+            with self._timetable.setting(due) as timers, self._timetable.appending(now_ms):
                 commit = await self._store.transition(
                     task,
                     drafts,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import trio
 from msgspec import UNSET
 
 from taskcast_trio.core import assignment
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
+from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.core.model import Task
 from taskcast_trio.storage.protocols import PARKED_MS, Timers
 
@@ -52,6 +54,15 @@ class Timetable:
         """There is something new in the task's log."""
         if task.webhooks is not UNSET and task.webhooks:
             self.set({WEBHOOK: now_ms})
+
+    @contextmanager
+    def appending(self, now_ms: int) -> Iterator[None]:
+        """Around a step that appends: where nobody can say whether it did, it may have."""
+        try:
+            yield
+        except (StoreUnavailable, trio.Cancelled):
+            self.set({WEBHOOK: now_ms})
+            raise
 
     def set(self, timers: Timers) -> None:
         """These were set, or may have been."""

@@ -122,6 +122,7 @@ class Cluster:
             self.receivers,
             Lanes(64, 8),
             Metrics(),
+            audience=self,
             default_retry=Backoff(kind="fixed", retries=99, initial_delay_ms=150),
             clock=clock,
             jitter=self.dice.random,
@@ -129,6 +130,12 @@ class Cluster:
         )
         self.processes.append(process)
         return process
+
+    def attached(self, task_id: str | None, *, counts: bool = True) -> None:
+        """All that is announced is announced to all."""
+
+    def detached(self, task_id: str | None, *, counts: bool = True) -> None:
+        pass
 
     async def publish(self, id_: str, count: int) -> None:
         for number in range(count):

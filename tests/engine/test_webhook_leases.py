@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from tests.receiver import answering
 from ..storage.support import task
 from .webhook_support import (
     START_MS,
+    Held,
     clock,
     create,
     definition,
@@ -28,24 +28,6 @@ from .webhook_support import (
     publish,
     timers,
 )
-
-
-class Held:
-    """Holds back the answer of the next call of a step that ``is_meant``, once it was done."""
-
-    def __init__(self, store: Any, step: str, is_meant: Callable[..., bool]) -> None:
-        self.reached = trio.Event()
-        self.go_on = trio.Event()
-        real = getattr(store, step)
-
-        async def held(*args: Any, **options: Any) -> Any:
-            answer = await real(*args, **options)
-            if is_meant(*args, **options) and not self.reached.is_set():
-                self.reached.set()
-                await self.go_on.wait()
-            return answer
-
-        setattr(store, step, held)
 
 
 @pytest.mark.parametrize("taken", [False, True])

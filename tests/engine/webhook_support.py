@@ -70,6 +70,24 @@ def hook(*scripts: Script) -> Hook:
     return made
 
 
+class Held:
+    """Holds back the answer of the next call of a step that ``is_meant``, once it was done."""
+
+    def __init__(self, store: Any, step: str, is_meant: Callable[..., bool]) -> None:
+        self.reached = trio.Event()
+        self.go_on = trio.Event()
+        real = getattr(store, step)
+
+        async def held(*args: Any, **options: Any) -> Any:
+            answer = await real(*args, **options)
+            if is_meant(*args, **options) and not self.reached.is_set():
+                self.reached.set()
+                await self.go_on.wait()
+            return answer
+
+        setattr(store, step, held)
+
+
 @asynccontextmanager
 async def delivering(
     hooks: dict[str, Hook],

@@ -1,5 +1,5 @@
-"""Cleanup on real stores: the same promises on SQLite, an archive in PostgreSQL and both, over
-restarts, cuts in the middle, and with several processes.
+"""Cleanup on real stores: the same promises on SQLite and Redis, with an archive in PostgreSQL and
+without, over restarts, cuts in the middle, and with several processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from taskcast_trio.client import draft
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import Cleanup, Postgres, StorageLifecycle
+from taskcast_trio.config.schema import Cleanup, Postgres, Redis, StorageLifecycle
 from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.model import CreateTask, Transition
 from taskcast_trio.engine import Delivery, Follow, Gap, Runtime, cleaner, open_runtime
 from taskcast_trio.engine.cleanup_tally import Tally
 
 from ..storage.postgres.server import psql
+from ..storage.redis.server import new_prefix, redis_url
 
 PATIENCE_S = 60
 NOW = 1_700_000_000_000
@@ -47,9 +48,16 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["sqlite", "memory+postgres", "sqlite+postgres"])
+def on_redis(config: Config) -> Config:
+    redis = Redis(url=SecretUrl(redis_url()), prefix=new_prefix())
+    return replace(config, storage="redis", redis=redis)
+
+
+@pytest.fixture(params=["sqlite", "redis", "memory+postgres", "sqlite+postgres", "redis+postgres"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     config = Config(cleanup=Cleanup(rules=(CHATTER, OLD)))
+    if "redis" in request.param:
+        config = on_redis(config)
     if "sqlite" in request.param:
         config = replace(config, storage="sqlite", db_path=str(tmp_path / "tasks.db"))
     if "postgres" in request.param:
@@ -290,23 +298,60 @@ async def test_a_task_that_was_released_is_cleaned_up_by_the_archive_alone(postg
         assert await runtime.archive.next_due("cleanup") is None
 
 
-async def test_of_several_processes_each_task_is_removed_by_one(postgres_url, clock):
-    config = with_archive(Config(cleanup=Cleanup(rules=(OLD,))), postgres_url)
+@pytest.fixture(params=["redis", "memory+postgres", "redis+postgres"])
+def shared(request: pytest.FixtureRequest) -> Config:
+    """What several processes can have in common."""
+    config = Config(cleanup=Cleanup(rules=(CHATTER, OLD)))
+    if "redis" in request.param:
+        config = on_redis(config)
+    if "postgres" in request.param:
+        config = with_archive(config, request.getfixturevalue("postgres_url"))
+    return config
+
+
+def total(runtimes: list[Runtime], name: str) -> float:
+    return sum(r.metrics.registry.get_sample_value(name) or 0 for r in runtimes)
+
+
+async def test_of_several_processes_each_task_is_removed_by_one(shared, clock):
+    config = replace(shared, cleanup=Cleanup(rules=(OLD,)))
     async with opened(config, clock) as runtime:
         for n in range(100):
             await ended(runtime, f"t{n}", logs=1)
         await archived(runtime)
     clock.ms += 5000
     async with opened(config, clock) as one, opened(config, clock) as other:
-
-        def removed() -> float:
-            name = "taskcast_cleanup_tasks_total"
-            return sum(r.metrics.registry.get_sample_value(name) or 0 for r in (one, other))
-
-        while removed() < 100:
+        while total([one, other], "taskcast_cleanup_tasks_total") < 100:
             await trio.lowlevel.checkpoint()
-        assert await one.engine.list_tasks() == []
-    assert removed() == 100
+        for runtime in (one, other):
+            assert await runtime.engine.list_tasks() == []
+            await runtime.cleaner.run_due(Tally())
+    assert total([one, other], "taskcast_cleanup_tasks_total") == 100
+
+
+async def test_of_several_processes_one_trims_and_who_follows_at_the_other_is_told(shared, clock):
+    async with opened(shared, clock) as one:
+        ids = {}
+        for n in range(20):
+            await ended(one, f"t{n}")
+            history = await one.engine.history(f"t{n}")
+            ids[f"t{n}"] = [event.id async for page in history.pages() for event in page]
+        await archived(one)
+    clock.ms += 1000
+    async with opened(shared, clock) as one, opened(shared, clock) as other:
+        for runtime in (one, other):
+            runtime.cleaner.notify(0)
+        while total([one, other], "taskcast_cleanup_events_total") < 13 * 20:
+            await trio.lowlevel.checkpoint()
+        for id_ in ids:
+            assert await left(other, id_) == [0, 14, 15]
+            follow = Follow(last_event_id=ids[id_][5])
+            async with other.engine.subscribe(id_, follow) as subscription:
+                items = [item async for item in subscription]
+            assert items[0] == Gap("events_expired", 0)
+        for runtime in (one, other):
+            await runtime.cleaner.run_due(Tally())
+    assert total([one, other], "taskcast_cleanup_events_total") == 13 * 20
 
 
 async def test_an_old_task_in_the_archive_and_a_new_one_of_its_id_are_not_confused(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -21,6 +22,7 @@ from taskcast_trio.engine import Done, Runtime, open_runtime
 from taskcast_trio.engine.scheduler import SWEPT
 
 from ..storage.redis.server import new_prefix, redis_url
+from .server_process import server_process
 from .test_archive import archived, config
 
 PATIENCE_S = 60
@@ -228,6 +230,30 @@ async def test_a_process_on_redis_stands_in_for_the_one_that_set_the_deadline(re
     async with on_redis(redis, clock) as two:
         assert await end_of(two) == "timeout"
         await until(two, "running", "asks")
+
+
+async def test_a_server_that_is_killed_leaves_its_deadlines_to_another(redis):
+    options = ("--redis-url", redis_url(), "--redis-prefix", redis.prefix)
+    with trio.fail_after(PATIENCE_S):
+        async with (
+            server_process(*options) as (url, _),
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+        ):
+            async with (
+                server_process(*options) as (doomed_url, doomed),
+                httpx.AsyncClient(base_url=doomed_url, timeout=PATIENCE_S) as doomed_client,
+            ):
+                made = await doomed_client.post("/tasks", json={"id": "t", "ttl": 3})
+                assert made.status_code == 201
+                doomed.kill()
+                await doomed.wait()
+            assert (await client.get("/tasks/t")).json()["status"] == "pending"
+            stream = (await client.get("/tasks/t/events")).text
+            assert stream.count('"type":"taskcast:status"') == 1
+            assert '"reason":"timeout"' in stream
+            task = (await client.get("/tasks/t")).json()
+            assert task["status"] == "timeout"
+            assert 3000 <= task["completedAt"] - task["createdAt"] <= 4000
 
 
 async def test_who_waits_in_another_process_hears_of_the_request_and_counts_nowhere(redis, clock):

@@ -10,9 +10,11 @@ from taskcast_trio.core.errors import TaskArchived
 from taskcast_trio.core.model import CreateTask, Draft, Transition
 from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.webhooks.state import WEBHOOK
+from taskcast_trio.storage.protocols import PARKED_MS
 from tests.receiver import Received, Wire, answering, receiving
 
 from ..engine.support import raw
+from ..engine.webhook_support import Held
 from .test_archive import archived, config, opened
 
 
@@ -47,9 +49,11 @@ async def test_a_task_that_owes_something_does_not_leave(postgres_url: str) -> N
         await store.set_timer("paid", "release", 0)
         runtime.archiver._releases.notify(0)  # type: ignore[union-attr]
         await released(runtime, "paid")
+        release = Held(store, "release", lambda *_, **__: True)
         await store.set_timer("owing", "release", 0)
         runtime.archiver._releases.notify(0)  # type: ignore[union-attr]
-        await trio.sleep(0.2)
+        await release.reached.wait()
+        release.go_on.set()
         assert await store.get("owing") is not None
         may_end.set()
         while await store.next_due(WEBHOOK) is not None:
@@ -76,9 +80,8 @@ async def test_a_task_of_before_goes_on_behind_what_was_archived(postgres_url: s
                 await trio.lowlevel.checkpoint()
         async with opened(config(postgres_url)) as runtime:
             await runtime.engine.publish("t", events)
-            while len(receiver.requests) < 4:
+            while await runtime.backend.store.next_due(WEBHOOK) != PARKED_MS:
                 await trio.lowlevel.checkpoint()
-            await trio.sleep(0.1)
         bodies = [msgspec.json.decode(request.body) for request in receiver.requests]
         numbers = [(body["rawIndex"], body["filteredIndex"]) for body in bodies]
         assert numbers == [(0, 0), (2, 1), (3, 2), (5, 3)]

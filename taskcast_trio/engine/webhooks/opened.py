@@ -41,6 +41,7 @@ async def open_webhooks(
             sender,
             Lanes(total, per_host),
             metrics,
+            audience=backend.broadcast,
             default_retry=Backoff(
                 kind=retry.backoff,
                 retries=retry.retries,

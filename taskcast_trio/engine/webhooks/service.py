@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from secrets import token_hex
 from typing import Final
 
@@ -19,7 +19,14 @@ from taskcast_trio.core.errors import (
     WebhookNotFound,
 )
 from taskcast_trio.core.webhook import Unusable, Webhook
-from taskcast_trio.storage.protocols import PARKED_MS, Commit, ShortTermStore, TaskRecord, Timer
+from taskcast_trio.storage.protocols import (
+    PARKED_MS,
+    Audience,
+    Commit,
+    ShortTermStore,
+    TaskRecord,
+    Timer,
+)
 
 from ..metrics import Metrics
 from ..timer_loop import BATCH, Outage, TimerLoop
@@ -67,6 +74,7 @@ class Webhooks:
         lanes: Lanes,
         metrics: Metrics,
         *,
+        audience: Audience,
         default_retry: Backoff,
         clock: Callable[[], int],
         jitter: Callable[[], float] = random.random,
@@ -76,6 +84,7 @@ class Webhooks:
         self._store = store
         self._tools = Tools(sender, lanes, metrics, clock, jitter)
         self._metrics = metrics
+        self._audience = audience
         self._default_retry = default_retry
         self._clock = clock
         self._alone = alone
@@ -126,10 +135,12 @@ class Webhooks:
         if not (commit.created or commit.deleted):
             self._due.notify(self._clock())
 
-    def interrupted(self) -> None:
+    def interrupted(self, task_ids: Iterable[str] | None = None) -> None:
+        """See :class:`CommitSink`."""
         self._due.notify(self._clock())
-        for worker in self._workers.values():
-            worker.wake()
+        for task_id in list(self._workers) if task_ids is None else task_ids:
+            if worker := self._workers.get(task_id):
+                worker.wake()
 
     # Work -----------------------------------------------------------------------------------------
 
@@ -195,6 +206,7 @@ class Webhooks:
             timer.due_ms,
             self._store,
             self._tools,
+            audience=self._audience,
             default_retry=self._default_retry,
             retry_at=self._retries.notify,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 import trio
@@ -11,7 +12,13 @@ import trio
 from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
 from taskcast_trio.core.webhook import Webhook
-from taskcast_trio.storage.protocols import PARKED_MS, Page, ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import (
+    PARKED_MS,
+    Audience,
+    Page,
+    ShortTermStore,
+    TaskRecord,
+)
 
 from .cursor import Cursor, LeaseLost, Tools
 from .state import RETRY, WEBHOOK, definitions, kept
@@ -37,10 +44,13 @@ class Worker:
         store: ShortTermStore,
         tools: Tools,
         *,
+        audience: Audience,
         default_retry: Backoff,
         retry_at: Callable[[int], None],
     ) -> None:
-        """``retry_at`` is called with the time that it has set for the next try."""
+        """``audience`` is told where :meth:`wake` must be called for what other processes commit.
+        ``retry_at`` is called with the time that it has set for the next try.
+        """
         self.task_id = task_id
         self.closing = False
         self.woken = False
@@ -49,6 +59,8 @@ class Worker:
         self._lease_ms = lease_ms
         self._store = store
         self._tools = tools
+        self._audience = audience
+        self._listens = False
         self._clock = tools.clock
         self._default_retry = default_retry
         self._retry_at = retry_at
@@ -110,6 +122,8 @@ class Worker:
             with trio.move_on_after(LAST_SAVE_S, shield=True):
                 with suppress(LeaseLost, StoreUnavailable):
                     await self._save()
+            if self._listens:
+                self._audience.detached(self.task_id, counts=False)
             self.ended.set()
 
     async def _load(self) -> bool:
@@ -145,7 +159,7 @@ class Worker:
             if not self._working:
                 self._idle.set()
             if cursor.redelivery is None or self.closing:
-                wait_s = float("inf")
+                wait_s = inf
                 if cursor.again_ms is not None:
                     wait_s = max((cursor.again_ms - self._clock()) / 1000, 0)
                 with trio.move_on_after(wait_s):
@@ -162,8 +176,7 @@ class Worker:
             if self._asked:
                 await self._take_requests()
             else:
-                self._idle = trio.Event()
-                await self._idle.wait()
+                await self._until_idle()
         if self._expects_more:
             change = self._change
             with trio.move_on_after(LINGER_S) as quiet:
@@ -172,6 +185,21 @@ class Worker:
                 await trio.lowlevel.checkpoint()
                 return False
         return await self._let_go()
+
+    async def _until_idle(self) -> None:
+        """Wait until no cursor is at work.
+
+        Those that have nothing to do meanwhile must hear of what other processes publish: while
+        this one has the lease, nobody else sees to it.
+        """
+        self._idle = trio.Event()
+        with trio.move_on_after(inf if self._listens else LINGER_S):
+            await self._idle.wait()
+            return
+        if self._working < len(self._cursors):
+            self._listens = True
+            self._audience.attached(self.task_id, counts=False)
+            self.wake()
 
     @property
     def _expects_more(self) -> bool:

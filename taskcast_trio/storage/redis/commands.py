@@ -137,9 +137,11 @@ class Commands:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # while its workers end, it takes no more
         finally:
-            self._nursery = None
             for lane in self._lanes.values():
                 lane.drop_idle()
                 while lane.queue:

@@ -6,17 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from redis.crc import key_slot
 
-from taskcast_trio.core.errors import NotFound
+from taskcast_trio.core.errors import NotFound, StoreUnavailable
 from taskcast_trio.storage.redis import open_redis
-from taskcast_trio.storage.redis.keys import bucket_of
+from taskcast_trio.storage.redis.keys import Keys, bucket_of
 
-from ..support import NOW, append, draft, piece, read_all, task, text
-from .cluster import cluster, url_of
+from ..support import NOW, append, draft, piece, read_all, task, text, value
+from .cluster import cluster, move, moving, url_of
 from .server import LocalServer
-from .support import PATIENCE_S, Results, number, process
+from .support import PATIENCE_S, Process, Results, number, process
 
 TASKS = 60
+SLOT_MOVES = 6
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,63 @@ async def test_peers_count_limits_and_messages_work_in_a_cluster(nodes, prefix):
                 while heard != [b"word", b"word"] or one.peers.count != 2:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
+
+
+async def test_a_slot_that_moves_under_publishers_loses_and_repeats_nothing(nodes, prefix):
+    """Key by key, as a cluster is resized: for a while a task is half here and half there."""
+    url, results, sent = url_of(nodes), Results(), 0
+    done = trio.Event()
+
+    async def publish(*processes: Process) -> None:
+        nonlocal sent
+        while not done.is_set():
+            try:
+                one = processes[sent % 2]
+                await one.engine.publish("t", [number(sent)], key=f"{sent}")
+            except StoreUnavailable:
+                await trio.sleep(0.01)
+            else:
+                sent += 1
+
+    async def more() -> None:
+        before = sent
+        while sent < before + 20:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+    with trio.fail_after(2 * PATIENCE_S):
+        async with (
+            process(url, prefix) as a,
+            process(url, prefix) as b,
+            trio.open_nursery() as nursery,
+        ):
+            await a.create()
+            for one in (a, b):
+                await nursery.start(results.follow, one)
+            async with trio.open_nursery() as publishers:
+                publishers.start_soon(publish, a, b)
+                slot = key_slot(Keys(prefix).head("t").encode())
+                for _ in range(SLOT_MOVES):
+                    await more()
+                    await trio.to_thread.run_sync(move, nodes, slot)
+                await more()
+                done.set()
+            await a.complete()
+    results.assert_all_saw(sent + 2, 2)
+
+
+async def test_who_asks_for_a_task_that_has_moved_is_not_told_of_it(nodes, prefix):
+    """Only while its keys are at a node that has not the slot yet: that node runs no script which
+    names a key that there is not.
+    """
+    async with (
+        open_redis(url_of(nodes), prefix=prefix) as one,
+        open_redis(url_of(nodes), prefix=prefix) as other,
+    ):
+        await one.store.create(task(), epoch="EPOCH001", now_ms=NOW)
+        slot = key_slot(Keys(prefix).head("t").encode())
+        for turn in range(3):
+            with moving(nodes, slot), pytest.raises(StoreUnavailable, match="TryAgain"):
+                await append(one.store, draft("refused"))
+            for backend in (one, other):
+                await append(backend.store, draft(turn))
+        assert [value(entry) for entry in await read_all(other.store)] == [0, 0, 1, 1, 2, 2]

@@ -255,16 +255,18 @@ async def test_two_hundred_cancelled_calls_leave_nothing(server, prefix):
                 async with trio.open_nursery() as nursery:
                     for number in range(start, start + 20):
                         nursery.start_soon(cancelled, number)
-            assert cut > 60, "many were still running"
+            assert cut > 30, "many were still running"
             await backend.ping()
             entries = await read_all(store)
             assert_dense(entries)
             assert len(entries) % 2 == 0, "a batch is stored whole or not at all"
             (lane,) = backend._commands._lanes.values()
             assert not lane.queue
-            with server.client() as client:
-                mine = len(client.client_list()) - 1
-            assert mine <= len(lane.idle) <= 2
+            assert len(lane.idle) <= 2
+            with server.client() as client, trio.fail_after(PATIENCE_S):
+                # Redis takes its time to see that a connection was cut.
+                while len(client.client_list()) - 1 > len(lane.idle):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
         assert not asyncio.all_tasks(bridge.loop)
         assert bridge.faults == 0
 
