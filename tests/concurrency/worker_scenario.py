@@ -31,7 +31,7 @@ MODES: Any = ("pull", "ws-offer", "ws-race")
 PRIORITIES: Any = (UNSET, 5, -5)
 ATTEMPTS: Any = (UNSET, UNSET, 2, 5)
 FAULTS_S = 400
-END_S = 800
+END_S = 420
 """Less than it takes until tasks that wait are looked at whatever was missed."""
 
 

@@ -91,7 +91,7 @@ class Assignments:
         self._own_doing: set[str] = set()
         """The tasks that their workers give back at this moment."""
         self._over: deque[Ended] = deque()
-        self._unsure: set[str] = set()
+        self._unsure: dict[str, None] = {}
         self._work = trio.Event()
 
     # Steps ---------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class Assignments:
                 self._forget(task_id, worker_id)
                 await self._registry.release(worker_id, task_id)
         except StoreUnavailable:
-            self._unsure.add(task_id)
+            self._unsure[task_id] = None
             self._work.set()
 
     def _forget(self, task_id: str, worker_id: str) -> None:
@@ -289,7 +289,7 @@ class Assignments:
         self._look_again(known)
 
     def _look_again(self, task_ids: Iterable[str]) -> None:
-        self._unsure.update(task_ids)
+        self._unsure.update(dict.fromkeys(task_ids))
         if self._unsure:
             self._work.set()
 
@@ -349,7 +349,7 @@ class Assignments:
         task_id = next(iter(self._unsure))
         held = self._held.get(task_id)
         record = await self._store.get(task_id)
-        self._unsure.discard(task_id)
+        self._unsure.pop(task_id, None)
         if held is None or self._held.get(task_id) is not held:
             return
         if record is None:

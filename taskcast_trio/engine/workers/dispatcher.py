@@ -265,7 +265,8 @@ class Dispatcher:
     def serve_all(self, kinds: Iterable[str] | None = None) -> None:
         """These queues (None: any) may have something."""
         wanted = None if kinds is None else set(kinds)
-        for worker_id in {*self.sessions, *(waiter.worker_id for waiter in self.waiters)}:
+        here = [*self.sessions, *(waiter.worker_id for waiter in self.waiters)]
+        for worker_id in dict.fromkeys(here):
             row = self._registry.get(worker_id)
             if row is None or row.status != "idle":
                 continue

@@ -149,7 +149,7 @@ class Workers(Crew):
         told = {each.task_id for each in tasks}
         await self.registry.reclaim(worker_id, told)
         row = self.registry.get(worker_id)
-        for task_id in row.held.keys() - told if row is not None else ():
+        for task_id in [] if row is None else [id_ for id_ in row.held if id_ not in told]:
             await self.leases.disown(worker_id, task_id, since_ms=since_ms)
         return cancels
 
