@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from . import validate
 from .entry import Entry
 from .errors import BadRequest
 from .machine import MAX_WHOLE, expect_object, whole, whole_between
-from .model import ArchivedEvent, ArchivedTask, Event, ImportArchive, Task
+from .model import MAX_SEQ, ArchivedEvent, ArchivedTask, Event, ImportArchive, Task
 from .series import series_of
 
 NULL = Raw(b"null")
@@ -43,8 +43,9 @@ def compact(
         index += 1
 
 
-def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
-    """The task and the events, in order, of an archive that is about to be stored.
+def restore(archive: ImportArchive) -> tuple[Task, list[Event], dict[str, int]]:
+    """The task, the events, in order, and the seqs that its publishers are to send next, of an
+    archive that is about to be stored.
 
     Raises:
         BadRequest: the archive breaks a rule of the format; the message names the place.
@@ -64,6 +65,7 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
             raise BadRequest(f"Indexes must be dense from 0 - at `{where}.index`")
         fields = {name: getattr(event, name) for name in Event.__struct_fields__}
         fields.update(index=int(index), timestamp=int(event.timestamp))
+        fields["client_seq"] = _counted(event.client_id, event.client_seq, where)
         if event.data is UNSET:
             raise BadRequest(f"Object missing required field `data` - at `{where}`")
         if event.no_data and event.data == NULL:
@@ -71,7 +73,25 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
         if event.series_snapshot is not UNSET:
             raise BadRequest(f"A collapsed event can't be imported - at `{where}.seriesSnapshot`")
         events[int(index)] = Event(**fields)
-    return task, [events[index] for index in range(len(events))]
+    publishers = {}
+    for number, publisher in enumerate(archive.publishers or ()):
+        where = f"archive.publishers[{number}]"
+        validate.client_id(publisher.client_id, f".{where}.clientId")
+        seq = whole_between(publisher.expected_seq, 1, MAX_SEQ + 1, f"{where}.expectedSeq")
+        publishers[publisher.client_id] = int(seq)
+    return task, [events[index] for index in range(len(events))], publishers
+
+
+def _counted(
+    client_id: str | UnsetType, seq: float | UnsetType, where: str
+) -> int | UnsetType:
+    """The seq of an event; BadRequest where it is none, or without its publisher."""
+    if (client_id is UNSET) != (seq is UNSET):
+        missing = "clientId" if client_id is UNSET else "clientSeq"
+        raise BadRequest(f"Object missing required field `{missing}` - at `{where}.{missing}`")
+    if client_id is not UNSET:
+        validate.client_id(client_id, f"{where[1:]}.clientId")
+    return whole_between(seq, 0, MAX_SEQ, f"{where[2:]}.clientSeq")
 
 
 def _restore_task(archived: ArchivedTask) -> Task:
