@@ -82,9 +82,7 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event], dict[str, int]]:
     return task, [events[index] for index in range(len(events))], publishers
 
 
-def _counted(
-    client_id: str | UnsetType, seq: float | UnsetType, where: str
-) -> int | UnsetType:
+def _counted(client_id: str | UnsetType, seq: float | UnsetType, where: str) -> int | UnsetType:
     """The seq of an event; BadRequest where it is none, or without its publisher."""
     if (client_id is UNSET) != (seq is UNSET):
         missing = "clientId" if client_id is UNSET else "clientSeq"
