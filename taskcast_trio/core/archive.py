@@ -43,9 +43,8 @@ def compact(
         index += 1
 
 
-def restore(archive: ImportArchive) -> tuple[Task, list[Event], dict[str, int]]:
-    """The task, the events, in order, and the seqs that its publishers are to send next, of an
-    archive that is about to be stored.
+def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
+    """The task and the events, in order, of an archive that is about to be stored.
 
     Raises:
         BadRequest: the archive breaks a rule of the format; the message names the place.
@@ -73,13 +72,23 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event], dict[str, int]]:
         if event.series_snapshot is not UNSET:
             raise BadRequest(f"A collapsed event can't be imported - at `{where}.seriesSnapshot`")
         events[int(index)] = Event(**fields)
-    publishers = {}
+    return task, [events[index] for index in range(len(events))]
+
+
+def expected_seqs(archive: ImportArchive) -> dict[str, int]:
+    """The seqs that the publishers of an archive are to send next.
+
+    Raises:
+        BadRequest: one can't be.
+    """
+    expected: dict[str, int] = {}
     for number, publisher in enumerate(archive.publishers or ()):
         where = f"archive.publishers[{number}]"
         validate.client_id(publisher.client_id, f".{where}.clientId")
         seq = whole_between(publisher.expected_seq, 1, MAX_SEQ + 1, f"{where}.expectedSeq")
-        publishers[publisher.client_id] = int(seq)
-    return task, [events[index] for index in range(len(events))], publishers
+        assert seq is not UNSET
+        expected[publisher.client_id] = seq
+    return expected
 
 
 def _counted(client_id: str | UnsetType, seq: float | UnsetType, where: str) -> int | UnsetType:

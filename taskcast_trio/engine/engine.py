@@ -18,7 +18,7 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from taskcast_trio.core import assignment, machine, validate
-from taskcast_trio.core.archive import restore
+from taskcast_trio.core.archive import expected_seqs, restore
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     BadRequest,
@@ -571,7 +571,8 @@ class TaskEngine:
             BadRequest: the archive breaks a rule of the format.
             TaskExists: the id is taken, and ``overwrite`` is not set.
         """
-        task, events, publishers = restore(request.archive)
+        task, events = restore(request.archive)
+        publishers = expected_seqs(request.archive)
         validate.task_id(task.id, "archive.task.id")
         check_request(task.blocked_request, "$.archive.task.blockedRequest")
         due = self.timetable.at_start(task, self.clock(), imported=True)
