@@ -17,10 +17,13 @@ WebhookStatus: TypeAlias = Literal["active", "retrying", "disabled", "archived"]
 
 
 class Error(Wire, frozen=True, kw_only=True):
-    """Every refusal: ``error`` is for people, ``code`` for programs."""
+    """Every refusal: ``error`` is for people, ``code`` for programs. ``expectedSeq`` is with
+    ``seq_gap`` and ``seq_stale``.
+    """
 
     error: str
     code: str | UnsetType = UNSET
+    expected_seq: int | UnsetType = UNSET
 
 
 class TaskList(Wire, frozen=True, kw_only=True):
@@ -162,6 +165,13 @@ class Ingested(Wire, frozen=True, kw_only=True):
     accepted: int
     first_index: int | UnsetType = UNSET
     last_index: int | UnsetType = UNSET
+
+
+class ExpectedSeq(Wire, frozen=True, kw_only=True):
+    """The ``clientSeq`` of the event that a publisher is to send next."""
+
+    client_id: str
+    expected_seq: int
 
 
 class CleanupRequest(Wire, frozen=True, kw_only=True):
