@@ -369,7 +369,7 @@ async def test_an_export_and_its_import_go_on_where_each_publisher_stands(engine
         await engine.publish("t", [counted(3, name)])
     again = b"".join([part async for part in await engine.archive("t")])
     expected = msgspec.json.decode(again, type=ImportArchive).publishers
-    assert {each.client_id: each.expected_seq for each in expected} == {"me": 4, "you": 4}
+    assert {each.client_id: each.expected_seq for each in expected or ()} == {"me": 4, "you": 4}
 
 
 async def test_a_task_that_replaced_the_one_waited_for_may_be_hidden(
