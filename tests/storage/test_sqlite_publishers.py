@@ -53,6 +53,7 @@ async def test_steps_of_one_transaction_see_each_others_publishers(path):
     async with open_sqlite(path) as backend:
         store = backend.store
         await store.create(task(), epoch="EPOCH001", now_ms=NOW)
+        await publish(store, counted(0))
         gate = Gate(backend)
         known, stale = [], []
 
@@ -72,12 +73,14 @@ async def test_steps_of_one_transaction_see_each_others_publishers(path):
                 await gate.reached()  # what comes now shares the next transaction, in this order
                 for step, seq in (
                     (send, 0), (send, 1), (send, 1), (send, 2), (send, 3), (send_late, 0),
+                    (send, 4), (send_late, 1),
                 ):  # fmt: skip
                     nursery.start_soon(step, seq)
                     await trio.testing.wait_all_tasks_blocked()
                 gate.open()
-        assert sorted(known) == [(0, False), (1, False), (1, True), (2, False), (3, False)]
-        assert stale == [0]
+        counts = [(0, True), (1, False), (1, True), (2, False), (3, False), (4, False)]
+        assert sorted(known) == counts
+        assert sorted(stale) == [0, 1]
         assert rows_of(path, "seqs") == 3
 
 
