@@ -25,7 +25,7 @@ from .dispatcher import TIMER_LEASE_MS, Dispatcher
 from .hints import Hints
 from .leases import Leases
 from .queues import Queues
-from .registry import Registry, Worker
+from .registry import BEAT_MS, Registry, Worker
 
 SERVE_AFTER_S: Final = 1.0
 """How long a worker that came, or was set idle, is left alone by what waits."""
@@ -75,7 +75,13 @@ class Crew:
         self._grace_ms = defaults.disconnect_grace_ms
         name = f"{noise(64):016x}"
         self.hints = Hints(bulletin, name=name, others=self._has_others, heard=self._hear)
-        self.registry = Registry(self._hot, clock=clock, shared=shared, opened=self._serve_later)
+        self.registry = Registry(
+            self._hot,
+            clock=clock,
+            shared=shared,
+            beat_ms=min(BEAT_MS, timeout_ms // 4),
+            opened=self._serve_later,
+        )
         self.queues = Queues(self._hot, clock=clock, filled=self._filled)
         self.assignments = Assignments(
             self._store,
@@ -245,9 +251,10 @@ class Crew:
                 await self.registry.refresh()
                 await self.registry.flush()
                 await self.leases.look_around()
+                self._ask_the_silent()
+                self._close_replaced()
                 if self._shared:
                     await self.queues.load()
-                    self._close_replaced()
                 await self.queues.look_around()
                 if self.queues.may_have:
                     self.dispatcher.serve_all()
@@ -271,6 +278,15 @@ class Crew:
         for worker_id, task_id in suspects & self._suspects:
             await self.assignments.reconcile(worker_id, [task_id])
         self._suspects = suspects
+
+    def _ask_the_silent(self) -> None:
+        """Who is connected and counts as offline may be there: it was the store, or a clock, that
+        was not.
+        """
+        for worker_id, session in self.dispatcher.sessions.items():
+            row = self.registry.get(worker_id)
+            if row is not None and row.offline_ms is not None:
+                session.send({"type": "ping"})
 
     def _close_replaced(self) -> None:
         for worker_id, session in list(self.dispatcher.sessions.items()):

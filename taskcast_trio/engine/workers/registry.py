@@ -22,7 +22,6 @@ from taskcast_trio.storage.protocols import TableStore
 
 TABLE: Final = "workers"
 BEAT_MS: Final = 5000
-"""How old the heartbeat in a row may be while there are newer ones."""
 MAX_CANCELS: Final = 256
 
 Decide: TypeAlias = Callable[["Worker | None"], "Worker | None"]
@@ -81,14 +80,17 @@ class Registry:
         *,
         clock: Callable[[], int],
         shared: bool,
+        beat_ms: int = BEAT_MS,
         opened: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
-        """``opened`` is called with a worker that may have tasks, and could not before, where that
-        was done by another process.
+        """``beat_ms`` is how old the heartbeat in a row may be while there are newer ones.
+        ``opened`` is called with a worker that may have tasks, and could not before, where it was
+        another process that said so, or its heartbeat.
         """
         self._store = store
         self._clock = clock
         self._shared = shared
+        self._beat_ms = beat_ms
         self._opened = opened
         self._rows: dict[str, Worker] = {}
         self._stored: dict[str, bytes] = {}
@@ -202,14 +204,18 @@ class Registry:
             row = self.get(worker_id)
             value = None if row is None else _encode(row)
             known = self._stored.get(worker_id)
-            while value != known:
-                there = await self._store.swap_row(TABLE, worker_id, value, known=known)
-                if there is None:
-                    self._stored.pop(worker_id, None)
-                else:
-                    self._stored[worker_id] = there
-                known = there
-            self._dirty.discard(worker_id)
+            self._dirty.discard(worker_id)  # it may change again while this is written
+            try:
+                while value != known:
+                    there = await self._store.swap_row(TABLE, worker_id, value, known=known)
+                    if there is None:
+                        self._stored.pop(worker_id, None)
+                    else:
+                        self._stored[worker_id] = there
+                    known = there
+            finally:
+                if value != known:
+                    self._dirty.add(worker_id)
 
     def beat(self, worker_id: str) -> None:
         """A sign of life, which its row learns of later."""
@@ -222,7 +228,10 @@ class Registry:
             row = self._rows.get(worker_id)
             if row is None:
                 self._beats.pop(worker_id, None)
-            elif beat_ms - row.heartbeat_ms >= BEAT_MS:
+            elif row.offline_ms is not None and not row.gone and beat_ms > row.offline_ms:
+                await self.change(worker_id, _beaten(beat_ms), durable=True)
+                self._opened(worker_id)
+            elif beat_ms - row.heartbeat_ms >= self._beat_ms:
                 await self.change(worker_id, _beaten(beat_ms))
         for worker_id in list(self._dirty):
             await self._write(worker_id)
@@ -244,7 +253,8 @@ class Registry:
                 return row
             if not has_room(row.capacity, row.used_slots, cost):
                 raise NoRoom(worker_id)
-            return replace(row, held={**row.held, task_id: cost})
+            cancels = {id_: reason for id_, reason in row.cancels.items() if id_ != task_id}
+            return replace(row, held={**row.held, task_id: cost}, cancels=cancels)
 
         await self.change(worker_id, decide)
 
@@ -267,7 +277,7 @@ class Registry:
             left = {id_: ms for id_, ms in row.orphans.items() if id_ not in task_ids}
             return replace(row, orphans=left)
 
-        await self.change(worker_id, decide)
+        await self.change(worker_id, decide, durable=True)
 
     async def release(self, worker_id: str, task_id: str, *, reason: str | None = None) -> None:
         """Give the slots of a task back; ``reason`` is why the worker is to stop it."""
@@ -289,6 +299,9 @@ def _beaten(beat_ms: int) -> Decide:
     def decide(row: Worker | None) -> Worker | None:
         if row is None:
             return None
-        return replace(row, heartbeat_ms=max(beat_ms, row.heartbeat_ms))
+        offline_ms = row.offline_ms
+        if offline_ms is not None and not row.gone and beat_ms > offline_ms:
+            offline_ms = None  # it was the store, or a clock, that kept silent
+        return replace(row, heartbeat_ms=max(beat_ms, row.heartbeat_ms), offline_ms=offline_ms)
 
     return decide
