@@ -17,6 +17,14 @@ from taskcast_trio.config.schema import WorkerDefaults
 SECRET = "a secret of the tests, of 32 bytes or more"
 
 
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
 def config(**defaults: Any) -> Config:
     return Config(workers=Workers(enabled=True, defaults=WorkerDefaults(**defaults)))
 
@@ -209,6 +217,27 @@ async def test_a_task_that_is_cancelled_is_told_to_its_worker_by_409_and_by_the_
     asked = [{"taskId": task, "fence": 1} for task in tasks]
     assert len((await heartbeat(server, tasks=asked))["cancel"]) == 2
     assert (await worker_of(server))["usedSlots"] == 0
+
+
+@pytest.mark.parametrize("status", ["paused", "cancelled"])
+async def test_every_way_to_publish_tells_a_worker_to_stop(server: Any, status: str) -> None:
+    await register(server)
+    task = await server.task(assignMode="pull")
+    _, fence = await pulled(server)
+    await patch(server, task, "running", fence)
+    await patch(server, task, status)
+    answers = [
+        await publish(server, task, fence),
+        await server.client.post(f"/tasks/{task}/events", json=[], headers=fence),
+        await server.client.post(
+            f"/tasks/{task}/events",
+            content=b'{"type":"a","level":"info"}\n',
+            headers={**fence, "Content-Type": "application/x-ndjson"},
+        ),
+        await server.client.get(f"/tasks/{task}/events/ws", headers={**fence, **HANDSHAKE}),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (409, "task_cancelled")
 
 
 async def test_a_task_that_is_resumed_finds_another_worker(server: Any) -> None:
