@@ -252,6 +252,38 @@ async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_t
         await one.workers.disconnect(session, clean=True)
 
 
+async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
+    redis_config: Config,
+) -> None:
+    async with two(redis_config) as (one, other):
+        await register(one)
+        await one.engine.create(CreateTask(id="t", assign_mode="pull"))
+        await pulled(one)
+        for holder, asker in ((one, other), (other, one)) * 2:
+            assert holder.workers is not None
+            await holder.workers.decline("w", "t", blacklist=False)
+            declined = trio.current_time()
+            await pulled(asker)
+            assert trio.current_time() - declined > 0.9
+
+
+async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> None:
+    defaults = WorkerDefaults(heartbeat_interval_ms=500, heartbeat_timeout_ms=2500)
+    config = Config(
+        workers=Workers(enabled=True, defaults=defaults),
+        storage="redis",
+        redis=Redis(url=SecretUrl(redis_url()), prefix=new_prefix()),
+    )
+    async with two(config) as (one, other):
+        await register(one)
+        assert one.workers is not None
+        assert other.workers is not None
+        for _ in range(10):
+            await one.workers.heartbeat("w", UNSET, owner=None)
+            await trio.sleep(0.5)
+            assert (await other.workers.get("w")).status == "idle"
+
+
 async def test_a_worker_is_known_after_every_process_has_restarted(redis_config: Config) -> None:
     with trio.fail_after(PATIENCE_S):
         async with open_runtime(redis_config) as runtime:

@@ -175,9 +175,17 @@ class Crew:
         else:
             waiting.append(message)
 
-    def _hear(self, kinds: set[str], workers: set[str], tasks: dict[str, str]) -> None:
+    def _hear(
+        self,
+        kinds: set[str],
+        workers: set[str],
+        tasks: dict[str, str],
+        declined: dict[str, str],
+    ) -> None:
+        for task_id, worker_id in declined.items():
+            self.dispatcher.asked(task_id, worker_id)
         self._heard_kinds |= kinds
-        self._heard_workers |= workers
+        self._heard_workers |= workers & self.dispatcher.here()
         self._heard_tasks |= {
             task_id: worker_id
             for task_id, worker_id in tasks.items()

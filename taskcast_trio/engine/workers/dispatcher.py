@@ -9,7 +9,8 @@ that reach for it the task's own transition decides.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from itertools import chain
 from typing import Final
 
 import structlog
@@ -260,6 +261,11 @@ class Dispatcher:
         self.sessions.pop(worker_id, None)
         self._resting.pop(worker_id, None)
 
+    def here(self) -> Set[str]:
+        """The workers that can be given something in this process."""
+        waiting = (waiter.worker_id for waiter in self.waiters)
+        return dict.fromkeys(chain(self.sessions, waiting)).keys()
+
     def serve(self, worker_id: str) -> None:
         """The worker may have room: see what waits for it. Never waits."""
         self._serve_some({worker_id: None})
@@ -276,9 +282,8 @@ class Dispatcher:
     def serve_all(self, kinds: Iterable[str] | None = None) -> None:
         """These queues (None: any) may have something."""
         kinds = None if kinds is None else list(kinds)
-        here = [*self.sessions, *(waiter.worker_id for waiter in self.waiters)]
         able: dict[str, None] = {}
-        for worker_id in dict.fromkeys(here):
+        for worker_id in self.here():
             row = self._registry.get(worker_id)
             if row is None or row.status != "idle":
                 continue

@@ -189,6 +189,7 @@ class Workers(Crew):
         offered = session is not None and session.offers.pop(task_id, None) is not None
         if row is not None:
             self.dispatcher.asked(task_id, worker_id)
+            self.hints.declined(task_id, worker_id)
         had_it = await self.assignments.decline(worker_id, task_id, blacklist=blacklist)
         if had_it:
             await self.registry.release(worker_id, task_id)
