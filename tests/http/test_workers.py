@@ -400,6 +400,19 @@ async def test_ids_may_hold_anything_else(server: Any) -> None:
     assert answer.status_code == 400, answer.text
 
 
+async def test_a_status_that_no_worker_can_be_set_to_names_those_that_it_can(server: Any) -> None:
+    await register(server)
+    answer = await server.client.patch("/workers/w/status", json={"status": "busy"})
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith("at `$.status`: expected draining, idle")
+
+
+async def test_a_weight_is_written_as_it_was_given(server: Any) -> None:
+    for weight, text in ((50, '"weight":50,'), (0.5, '"weight":0.5,')):
+        await register(server, weight=weight)
+        assert text in (await server.client.get("/workers/w")).text
+
+
 async def test_an_unknown_worker_is_told_so(server: Any) -> None:
     answer = await server.client.post("/workers/none/heartbeat", json={})
     assert (answer.status_code, answer.json()["code"]) == (404, "worker_not_found")
