@@ -139,7 +139,7 @@ def due_of(task: Task, now_ms: int) -> int:
 
 def timers_at_start(task: Task, now_ms: int) -> dict[str, int]:
     """What is due for a task that is created, imported, or taken in again."""
-    if waits(task):
+    if waits(task) or is_orphan(task):
         return {DISPATCH: due_of(task, now_ms)}
     return {LEASE: now_ms} if is_held(task) else {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final
 
 import trio
@@ -13,8 +13,11 @@ from msgspec.structs import replace
 from taskcast_trio.config.schema import WorkerDefaults
 from taskcast_trio.core import assignment
 from taskcast_trio.core.assignment import DISPATCH, LEASE, is_held
-from taskcast_trio.core.errors import StoreUnavailable
+from taskcast_trio.core.errors import StoreUnavailable, TaskEnded, TaskNotFound
+from taskcast_trio.core.machine import MOVES
+from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.storage.protocols import Backend, Commit
+from taskcast_trio.storage.tiered import TieredStore
 
 from ..bulletin import Bulletin
 from ..engine import TaskEngine
@@ -35,6 +38,7 @@ AT_ONCE: Final = 16
 LOOK_AGAIN_S: Final = 60.0
 LOOK_AGAIN_SHARED_S: Final = 1.0
 EVERYTHING: Final = 2**52
+LIVE: Final = frozenset(MOVES) - TERMINAL
 
 
 class Crew:
@@ -64,6 +68,7 @@ class Crew:
         self._heard_tasks: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
         self._suspects: set[tuple[str, str]] = set()
+        self._to_take_in: dict[str, None] = {}
         clock, timetable = engine.clock, engine.timetable
         shared = backend.peers is not None
         self._shared = shared
@@ -198,6 +203,8 @@ class Crew:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._load, name="workers: load")
+            if isinstance(self._store, TieredStore):
+                await nursery.start(self._find_again, self._store, name="workers: archived")
             nursery.start_soon(self.hints.run, name="workers: hints")
             nursery.start_soon(self.assignments.run, name="workers: slots")
             nursery.start_soon(self.dispatcher.run, name="workers: serve")
@@ -248,6 +255,47 @@ class Crew:
                 await self.registry.change(worker.id, _holding(held))
             if worker.session:
                 await self.leases.silence(worker.id, worker.session)
+
+    async def _find_again(
+        self, store: TieredStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take in the tasks for workers that only the archive has, as the short-term store was
+        lost. Started once they are known, or the archive is waited for.
+        """
+        outage = Outage("tasks that are archived only")
+        while True:
+            try:
+                await self._look_for_archived(store)
+            except StoreUnavailable as error:
+                if outage.tries == 0:
+                    task_status.started()
+                await outage.wait(error)
+            else:
+                break
+        if outage.tries == 0:
+            task_status.started()
+        while self._to_take_in:
+            task_id = next(iter(self._to_take_in))
+            try:
+                with suppress(TaskNotFound, TaskEnded):
+                    await store.take_in(task_id)
+            except StoreUnavailable as error:
+                await outage.wait(error)
+            else:
+                outage.over()
+                del self._to_take_in[task_id]
+
+    async def _look_for_archived(self, store: TieredStore) -> None:
+        """The worker that had one has its time to come back, as above."""
+        until_ms = self._clock() + self._grace_ms
+        async with aclosing(store.only_archived(LIVE)) as records:
+            async for record in records:
+                task = record.task
+                if is_held(task):
+                    worker_id, cost = str(task.assigned_worker), assignment.cost_of(task)
+                    await self.registry.find_again(worker_id, task.id, cost, until_ms=until_ms)
+                if is_held(task) or assignment.waits(task) or assignment.is_orphan(task):
+                    self._to_take_in[task.id] = None
 
     async def _look_around(self) -> None:
         """What nothing else brings about: silence, lost hints, and what others left behind."""

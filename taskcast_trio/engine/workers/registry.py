@@ -268,6 +268,32 @@ class Registry:
 
         await self.change(worker_id, decide)
 
+    async def find_again(self, worker_id: str, task_id: str, cost: int, *, until_ms: int) -> None:
+        """The worker had this task before the table was lost: it has until ``until_ms`` to come
+        back, or to say that it has it still.
+        """
+
+        def decide(row: Worker | None) -> Worker:
+            now_ms = self._clock()
+            if row is None:
+                row = Worker(
+                    id=worker_id,
+                    rule=MatchRule(),
+                    capacity=1,
+                    weight=0.0,
+                    mode="pull",
+                    connected_ms=now_ms,
+                    heartbeat_ms=now_ms,
+                    offline_ms=now_ms,
+                    gone=True,
+                )
+            if task_id in row.held:
+                return row
+            held, orphans = {**row.held, task_id: cost}, {**row.orphans, task_id: until_ms}
+            return replace(row, held=held, orphans=orphans)
+
+        await self.change(worker_id, decide)
+
     async def reclaim(self, worker_id: str, task_ids: set[str]) -> None:
         """The worker has these tasks still."""
 
