@@ -221,8 +221,8 @@ class Dispatcher:
         """``able`` says of each since when it waits, and how many slots it may be about to use."""
         candidates = []
         for worker_id, (since, offered) in able.items():
-            row = self._registry.get(worker_id)
-            if row is not None:
+            row = self._registry.row(worker_id)
+            if row is not None and row.is_open:
                 candidates.append(
                     Candidate(
                         worker_id=worker_id,
@@ -231,7 +231,6 @@ class Dispatcher:
                         used_slots=row.used_slots + offered,
                         weight=row.weight,
                         since_ms=since or row.connected_ms,
-                        status=row.status,
                     )
                 )
         ranked = rank(

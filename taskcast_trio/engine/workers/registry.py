@@ -59,6 +59,11 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(self.held.values())
 
     @property
+    def is_open(self) -> bool:
+        """Whether it may get more tasks, where it has room for them."""
+        return self.offline_ms is None and not self.gone and not self.draining
+
+    @property
     def status(self) -> Literal["idle", "busy", "draining", "offline"]:
         if self.offline_ms is not None or self.gone:
             return "offline"
@@ -100,6 +105,10 @@ class Registry:
         self._put_at: dict[str, int] = {}
         """By worker: which of all puts was the last one; a read that began before it is older."""
         self._writing = trio.Lock()
+
+    def row(self, worker_id: str) -> Worker | None:
+        """As `get`, and faster; its heartbeat may be an older one."""
+        return self._rows.get(worker_id)
 
     def get(self, worker_id: str) -> Worker | None:
         """The worker as it was known last, those that are gone too."""
