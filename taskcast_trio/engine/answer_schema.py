@@ -179,8 +179,11 @@ def check_request(request: BlockedRequest | UnsetType, where: str) -> None:
         _compiled(bytes(request.schema), f"{where}.schema")
 
 
-def check_answer(request: BlockedRequest | UnsetType, data: Raw | UnsetType) -> None:
-    """Refuse (BadRequest, naming the path that failed) an answer that breaks the request's schema.
+def check_answer(
+    request: BlockedRequest | UnsetType, data: Raw | UnsetType, where: str = "$.data"
+) -> None:
+    """Refuse (BadRequest, naming the path below ``where`` that failed) an answer that breaks the
+    request's schema.
 
     An answer without data is an empty object.
     """
@@ -188,17 +191,17 @@ def check_answer(request: BlockedRequest | UnsetType, data: Raw | UnsetType) -> 
         return
     text = b"{}" if data is UNSET else bytes(data)
     if len(text) > MAX_ANSWER_BYTES:
-        raise BadRequest(f"Expected at most {MAX_ANSWER_BYTES} bytes - at `$.data`")
+        raise BadRequest(f"Expected at most {MAX_ANSWER_BYTES} bytes - at `{where}`")
     validator = _compiled(bytes(request.schema), "$.blockedRequest.schema")
     try:
         instance = json.loads(text)
         error = _first_error(validator, instance, _Budget(STEPS, validator.schema, instance))
     except (_TooMuch, RecursionError, Unresolvable):
         raise BadRequest(
-            "The schema takes too long to be held against this answer - at `$.data`"
+            f"The schema takes too long to be held against this answer - at `{where}`"
         ) from None
     if error is not None:
-        place = _path("$.data", error.absolute_path)
+        place = _path(where, error.absolute_path)
         raise BadRequest(f"{_wanted(error)} - at `{place}`")
 
 
