@@ -260,6 +260,8 @@ def _compiled(text: bytes, where: str) -> Any:
     except (_TooMuch, RecursionError):
         raise BadRequest(f"The schema has too many parts - at `{where}`") from None
     if error is not None:
+        # That a type is one of these words, or several, says less than the words.
+        error = next((each for each in error.context or () if each.validator == "enum"), error)
         raise BadRequest(f"{_wanted(error)} - at `{_path(where, error.absolute_path)}`")
     root = specification_with(name).create_resource(schema)
     resolver = Registry().resolver_with_root(root)

@@ -190,6 +190,11 @@ def test_a_schema_that_can_not_be_held_is_refused_with_the_place(schema, place):
     assert refusal_of(schema).endswith(f" - at `$.blockedRequest.schema{place}`")
 
 
+def test_a_type_that_is_none_is_refused_with_those_that_are():
+    for refused in (refusal_of({"type": "person"}), refusal_of({"items": {"type": "person"}})):
+        assert '"boolean", "integer", "null", "number", "object", "string"' in refused
+
+
 def test_size_is_bounded():
     assert "16384 bytes" in refusal_of({"description": "x" * 17_000})
     assert "65536 bytes" in answered({}, "x" * 70_000)

@@ -294,7 +294,8 @@ class Webhooks:
         if isinstance(webhook, Unusable):
             raise BadRequest(f"Webhook {number} can't be used: {webhook.reason}")
         if from_index is not None and from_index > record.next_index:
-            raise BadRequest(f"The log ends at index {record.next_index - 1} - at `$.fromIndex`")
+            end = f"ends at index {record.next_index - 1}" if record.next_index else "is empty"
+            raise BadRequest(f"The log {end} - at `$.fromIndex`")
         # In place of a lease, too: who has it must not let go before it has seen this.
         due_ms = self._clock() + 1
         if not await self._store.put_task_note(
