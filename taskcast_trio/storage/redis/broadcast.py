@@ -200,10 +200,11 @@ class RedisBroadcast:
             tries = 1 if trio.current_time() - started > CHECK_S else tries + 1
             jitter = random.random()
             await trio.sleep(_AGAIN.delay_ms(tries, jitter=jitter) / 1000)
-            if self._sharded:
+            if not self._commands.undivided:
                 await self._commands.refresh()
                 self._changed.set()
-                if place not in set(map(self._commands.nodes.place_of, range(BUCKETS))):
+                heard = range(BUCKETS) if self._sharded else (0,)
+                if place not in set(map(self._commands.nodes.place_of, heard)):
                     del self._ears[place]
                     return
 

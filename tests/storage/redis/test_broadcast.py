@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 import trio
@@ -101,6 +102,18 @@ async def test_only_the_buckets_of_followed_tasks_are_subscribed_to(server, pref
                 assert len(await channels(server)) == 257
         await until(lambda: len(one.backend.broadcast._confirmed()) == 1)
         assert await channels(server) == {told}
+
+
+def test_a_bucket_that_is_left_and_wanted_again_at_once_costs_no_connection():
+    """The answer to having left it comes when it was asked for once more."""
+    confirmed: list[int] = []
+    one = ear.Ear("", Any, ["c"], sharded=False, heard=lambda *_: None, confirmed=confirmed.append)
+    one.confirmed.add(0)
+    one._asked.add(0)
+    one._take([b"unsubscribe", b"c", 0])
+    assert one.confirmed == set()
+    one._take([b"subscribe", b"c", 1])
+    assert confirmed == [0]
 
 
 async def test_every_task_of_another_process_is_followed_from_its_creation(url, prefix):

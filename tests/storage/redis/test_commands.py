@@ -288,9 +288,7 @@ async def test_a_call_to_a_frozen_server_can_be_cancelled_and_the_store_closed_a
             assert trio.current_time() - started < LATE_S
 
 
-async def test_who_waits_to_ask_again_is_told_that_the_store_is_closed(
-    server, prefix, monkeypatch
-):
+async def test_who_waits_to_ask_again_is_told_that_the_store_is_closed(server, prefix, monkeypatch):
     monkeypatch.setattr(commands, "RETRY_S", PATIENCE_S)
     said: list[str] = []
 
