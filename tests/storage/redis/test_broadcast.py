@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -107,7 +107,9 @@ async def test_only_the_buckets_of_followed_tasks_are_subscribed_to(server, pref
 def test_a_bucket_that_is_left_and_wanted_again_at_once_costs_no_connection():
     """The answer to having left it comes when it was asked for once more."""
     confirmed: list[int] = []
-    one = ear.Ear("", Any, ["c"], sharded=False, heard=lambda *_: None, confirmed=confirmed.append)
+    one = ear.Ear(
+        "", cast(Any, None), ["c"], sharded=False, heard=lambda *_: None, confirmed=confirmed.append
+    )
     one.confirmed.add(0)
     one._asked.add(0)
     one._take([b"unsubscribe", b"c", 0])
