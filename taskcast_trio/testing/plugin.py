@@ -5,7 +5,7 @@ no:taskcast_trio.testing.plugin`` keeps it out). It imports nothing until a fixt
 
 - ``taskcast_engine``: an engine in memory, for tests on Trio; its time is Trio's, so that
   ``autojump_clock`` drives it.
-- ``taskcast_server``: a real server on a free port of 127.0.0.1, in memory, for any kind of test;
+- ``taskcast_server``: a real server on a free port of 127.0.0.1, for any kind of test;
   ``taskcast_config`` is its configuration, there to be overridden.
 - ``taskcast_client``: a client of ``taskcast_server`` that fits the test.
 - ``webhook_sink``: a receiver of webhooks.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import AsyncIterator, Generator, Iterator
-from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,24 +102,22 @@ async def taskcast_engine() -> AsyncIterator[TaskEngine]:
 
 @pytest.fixture
 def taskcast_config() -> Config:
-    """The configuration of ``taskcast_server``: in memory, no authentication, a free port.
+    """The configuration of ``taskcast_server``: in memory, no authentication.
 
-    Override it for another one.
+    Override it for another one. Where to listen is not looked at.
     """
     from taskcast_trio.config import Config
 
-    return Config(port=0)
+    return Config()
 
 
 @pytest.fixture
 def taskcast_server(taskcast_config: Config) -> Iterator[TestServer]:
     """A real server on a real port, in a thread of its own, for this test alone."""
-    from taskcast_trio.server.background import background
+    from .server import serving
 
-    from .server import TestServer
-
-    with background(taskcast_config) as url:
-        yield TestServer(url, taskcast_config)
+    with serving(taskcast_config) as server:
+        yield server
 
 
 @pytest.fixture

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import msgspec
 
 from taskcast_trio.client import AsyncTaskcastClient
 from taskcast_trio.config import Config
+from taskcast_trio.server.background import background
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,14 @@ class TestServer:
 
     url: str
     config: Config
+
+
+@contextmanager
+def serving(config: Config) -> Iterator[TestServer]:
+    """A server as configured, but on 127.0.0.1 and a free port, for as long as the context."""
+    config = msgspec.structs.replace(config, host="127.0.0.1", port=0)
+    with background(config) as url:
+        yield TestServer(url, config)
 
 
 def async_client(url: str, **options: Any) -> AsyncTaskcastClient:
