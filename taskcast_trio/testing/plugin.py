@@ -123,11 +123,11 @@ def taskcast_server(taskcast_config: Config) -> Iterator[TestServer]:
 @pytest.fixture
 def taskcast_client(
     request: pytest.FixtureRequest, taskcast_server: TestServer
-) -> Iterator[AsyncTaskcastClient]:
+) -> AsyncTaskcastClient:
     """A client of ``taskcast_server``."""
     from .server import async_client
 
-    yield async_client(taskcast_server.url)
+    return async_client(taskcast_server.url)
 
 
 @pytest.fixture

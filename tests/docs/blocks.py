@@ -53,6 +53,22 @@ VARIABLES: Final = {
 _BLOCK: Final = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _NAME: Final = re.compile(r"# (\w+\.py)\b")
 _REFUSED: Final = re.compile(r"^(\S.*?) +# 4\d\d\b.*$", re.MULTILINE)
+_BEFORE: Final = """\
+jobs= last=
+true & wait $!
+trap 'if [ "$!" != "$last" ]; then last=$!; jobs="$jobs $!"; fi' DEBUG
+"""
+_AFTER: Final = """\
+trap - DEBUG
+touch DONE
+failed=0
+for job in $jobs; do
+  code=0
+  wait $job 2>/dev/null || code=$?
+  case $code in 0|127|143) ;; *) failed=$code;; esac  # 127, 143: waited for, or ended, by the block
+done
+exit $failed
+"""
 _FRAGMENT: Final = """\
 import ast, inspect, pathlib, sys
 import trio
@@ -94,6 +110,11 @@ class Failed(Exception):
         super().__init__(f"{block.place}: ```{block.language}\n{why.rstrip()}")
 
 
+def variables(text: str) -> dict[str, str]:
+    """Those that a configuration asks for; the server would take others as meant for it."""
+    return {name: value for name, value in VARIABLES.items() if f"${{{name}}}" in text}
+
+
 def blocks_of(page: Path) -> list[Block]:
     text = page.read_text("utf-8")
     name = str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
@@ -129,7 +150,7 @@ class Reader:
         paths = [str(Path(sys.prefix) / "bin"), os.environ["PATH"]]
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("TASKCAST_", "PYTEST"))},
-            **VARIABLES,
+            **{name: text for name, text in VARIABLES.items() if "TASKCAST" not in name},
             "CURL_HOME": str(folder),
             "HOME": str(folder),
             "NO_PROXY": "*",
@@ -185,10 +206,7 @@ class Reader:
         text = _REFUSED.sub(r"if \1; then echo 'was not refused'; exit 97; fi", block.text)
         done = self.folder / ".done"
         done.unlink(missing_ok=True)
-        script = (
-            f"{text}\ntouch {done}\nfailed=0\n"
-            "for job in $(jobs -p); do wait $job || failed=$?; done\nexit $failed\n"
-        )
+        script = f"{_BEFORE}{text}\n{_AFTER.replace('DONE', str(done))}"
         with self._output.open("wb+") as output:
             process = self._bash(script, output)
             self._left.append(process)
@@ -225,14 +243,17 @@ class Reader:
         file = self.folder / "taskcast.yaml"
         file.write_text(block.text)
         code = (
-            "import os, sys, pathlib\n"
+            "import os, pathlib, sys\n"
             "from taskcast_trio.config import load_config, require_available\n"
             "here = pathlib.Path.cwd()\n"
-            "loaded = load_config(path=here / sys.argv[1], flags={}, env=os.environ, cwd=here, home=here)\n"
+            "loaded = load_config(\n"
+            "    path=here / sys.argv[1], flags={}, env=os.environ, cwd=here, home=here\n"
+            ")\n"
             "require_available(loaded.config)\n"
-            "sys.exit('\\n'.join(loaded.warnings))"
+            "sys.exit('\\n'.join(loaded.warnings) or None)"
         )
-        environment = {k: v for k, v in self._environment.items() if k != "TASKCAST_URL"}
+        environment = {**self._environment, **variables(block.text)}
+        del environment["TASKCAST_URL"]
         self._run(block, [sys.executable, "-c", code, file.name], environment=environment)
 
     def _json(self, block: Block) -> None:
@@ -307,7 +328,7 @@ class Reader:
         command = [sys.executable, "-m", "taskcast_trio", *options, "-p", str(self._port)]
         log = self.folder / ".server"
         with log.open("wb") as output:
-            environment = {k: v for k, v in self._environment.items() if "URL" not in k}
+            environment = {**self._environment, **variables(configuration or "")}
             self._server = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--log-level", "error"],
                 cwd=self.folder,

@@ -17,7 +17,6 @@ from taskcast_trio.cli.options import ConfigOption
 from taskcast_trio.cli.start import start
 from taskcast_trio.config import schema
 from taskcast_trio.config.keys import ENV_ALIASES, KEYS, Key, bare, fields_of, is_section
-from taskcast_trio.config.loader import WITHOUT_EFFECT
 from taskcast_trio.config.schema import Config, Section, TrustedService
 from taskcast_trio.config.secret import Secret, SecretUrl
 from taskcast_trio.config.show import render
@@ -29,19 +28,24 @@ HEAD: Final = """\
 
 <!-- Written by `python -m tests.docs.reference` from taskcast_trio/config/schema.py: edit that. -->
 
-A value comes from, in this order: the command line, the environment, the file, the default. The file is `-c FILE`, or
-`taskcast.config.yaml`, `.yml` or `.json` in the working directory, or else in `~/.taskcast/`. In it, `a.bC` is `bC` below `a`, and
-`${NAME}` stands for an environment variable (`$${NAME}` for itself). Lists of texts are written with commas in the environment and
-on the command line, lists of mappings as JSON in the environment.
+A value comes from, in this order: the command line, the environment, the file, the default. The
+file is `-c FILE`, or `taskcast.config.yaml`, `.yml` or `.json` in the working directory, or else
+in `~/.taskcast/`. In it, `a.bC` is `bC` below `a`, and `${NAME}` stands for an environment
+variable (`$${NAME}` for itself). Lists of texts are written with commas in the environment and on
+the command line, lists of mappings as JSON in the environment.
 
-`taskcast-trio --check-config` prints every value that is in force and where it comes from, without secrets. A value that does not
-fit, or a key that is not known, stops the start with one line that names it. From Python,
-`taskcast_trio.config.load_config` reads all of these, and `Config(...)` takes the same keys in `snake_case`.
+`taskcast-trio --check-config` prints every value that is in force and where it comes from, without
+secrets. A value that does not fit, or a key that is not known, stops the start with one line that
+names it. From Python, `taskcast_trio.config.load_config` reads all of these, and `Config(...)`
+takes the same keys in `snake_case`.
 """
+COLUMNS: Final = (
+    "| key | type | default | environment, command line | meaning |",
+    "| --- | --- | --- | --- | --- |",
+)
 UNITS: Final = {"Ms": "ms", "Seconds": "s", "Bytes": "bytes"}
 FIELDS: Final = {"trustedServices": TrustedService}
 """Keys that hold a list of mappings, and the type of these."""
-TITLES: Final = {"": "Top"}
 
 
 def meanings() -> Mapping[tuple[str, str], str]:
@@ -89,7 +93,7 @@ def type_of(annotation: Any, wire: str) -> str:
         words = ", ".join(f"`{word}`" for word in words.removeprefix("one of ").split(", "))
     for ending, unit in UNITS.items():
         if wire.endswith(ending):
-            words = words.replace("number", f"number of {unit}", 1)
+            words += f", in {unit}"
     return words
 
 
@@ -161,16 +165,10 @@ def page() -> str:
         doc = section.__dict__.get("__doc__")
         if path and doc:
             parts.append(f"{markdown(doc)}\n")
-        head = "| key | type | default | environment, command line | meaning |\n| --- | --- | --- | --- | --- |"
-        parts.append("\n".join([head, *rows]) + "\n")
+        parts.append("\n".join([*COLUMNS, *rows]) + "\n")
         parts += [f"{items_of(key, item, texts)}\n" for key, item in FIELDS.items() if not path]
     if missing:
         raise LookupError(f"no text in schema.py says what these mean: {', '.join(missing)}")
-    without = ", ".join(f"`{key}`" for key in WITHOUT_EFFECT)
-    parts.append(
-        f"## Without effect\n\nThese are checked, for the sake of files of other servers, and do nothing "
-        f"in this version: {without}.\n"
-    )
     return "\n".join(parts)
 
 

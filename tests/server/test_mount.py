@@ -56,7 +56,7 @@ def site(config: Config | None = None, prefix: str = PREFIX) -> tuple[QuartTrio,
 async def serving(
     app: Any, *, http: Any = "httptools", drain: trio.Event | None = None
 ) -> AsyncIterator[httpx.AsyncClient]:
-    drain = drain or trio.Event()
+    drain = trio.Event() if drain is None else drain
     options = ServeOptions(port=0, http=http)
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

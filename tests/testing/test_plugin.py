@@ -84,7 +84,7 @@ SYNC = """
     def test_a_webhook(taskcast_server, webhook_sink):
         ask(taskcast_server.url, {"webhooks": [webhook_sink.webhook()]})
         (delivery,) = webhook_sink.wait(1)
-        assert delivery.event["event"]["data"]["status"] == "running", delivery.event
+        assert delivery.event["data"]["status"] == "running", delivery.event
 """
 
 
@@ -128,7 +128,7 @@ def test_asyncio_run_in_a_test(run):
                         (await client.post("/tasks", json=task)).raise_for_status()
                         await client.patch("/tasks/t/status", json={"status": "running"})
                         (delivery,) = await webhook_sink.arrived()
-                        return delivery.event["event"]["type"]
+                        return delivery.event["type"]
                 assert asyncio.run(main()) == "taskcast:status"
         """,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -61,7 +62,7 @@ def test_a_receiver_that_is_gone_is_disabled(url: str, webhook_sink: WebhookSink
     deadline = time.monotonic() + 10
     while True:
         (webhook,) = httpx.get(f"{url}/tasks/t/webhooks").json()["webhooks"]
-        if webhook["state"] == "disabled":
+        if webhook["status"] == "disabled":
             break
         assert time.monotonic() < deadline, webhook
     assert [each.status for each in webhook_sink.attempts] == [410]
@@ -104,12 +105,8 @@ def test_both_schemes_are_verified(webhook_sink: WebhookSink) -> None:
     assert httpx.post(webhook_sink.url, content=body, headers=good).status_code == 204
     assert httpx.post(webhook_sink.url, content=body, headers=good).status_code == 204
     assert len(webhook_sink.deliveries) == 1
-    assert (
-        httpx.post(
-            webhook_sink.url, content=b"{", headers=signed(b"{", webhook_sink.secret)
-        ).status_code
-        == 400
-    )
+    broken = httpx.post(webhook_sink.url, content=b"{", headers=signed(b"{", webhook_sink.secret))
+    assert broken.status_code == 400
 
 
 def test_it_ends_with_senders_that_hang_and_whoever_waits() -> None:
@@ -121,23 +118,22 @@ def test_it_ends_with_senders_that_hang_and_whoever_waits() -> None:
         except TimeoutError as error:
             waited.append(str(error))
 
+    def send(sink: WebhookSink) -> None:
+        headers = signed(b"{}", str(sink.secret))
+        with suppress(httpx.TransportError):
+            httpx.post(sink.url, content=b"{}", headers=headers, trust_env=False)
+
     start = time.monotonic()
     with WebhookSink() as sink:
         sink.slow(60)
         waiter = threading.Thread(target=wait)
         waiter.start()
-        with httpx.Client() as client:
-            request = client.build_request(
-                "POST", sink.url, content=b"{}", headers=signed(b"{}", str(sink.secret))
-            )
-            sender = threading.Thread(
-                target=lambda: pytest.raises(httpx.HTTPError, client.send, request)
-            )
-            sender.start()
-            while not sink._server._connections:
-                time.sleep(0)
-            sink.close()
-            sender.join()
+        sender = threading.Thread(target=send, args=(sink,))
+        sender.start()
+        while not sink._server._connections:
+            time.sleep(0)
+        sink.close()
+        sender.join()
         waiter.join()
     assert time.monotonic() - start < 5
     assert len(waited) == 1
