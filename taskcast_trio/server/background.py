@@ -20,17 +20,22 @@ from functools import partial
 from types import TracebackType
 from typing import Final
 
+import anyio
+import anyio.to_thread
 import trio
 
 from taskcast_trio.config import Config, ConfigError, require_available
 from taskcast_trio.engine import open_runtime
+from taskcast_trio.storage.protocols import StoreRefused
 
 from .app import create_app
 from .auth.custom import Authenticate
 from .causes import sole_cause
 from .connection import GuardStats
 from .options import reachable, serve_options
+from .outer_life import OuterLife
 from .serve import serve
+from .target import ASGIApp, Receive, Scope, Send
 
 START_S: Final = 60.0
 """How long stores and application may take to start."""
@@ -43,7 +48,8 @@ CUT_S: Final = 10.0
 class Background:
     """A server in a thread of its own; see :func:`background`.
 
-    Where there is no place for a ``with``, ``start()`` and ``stop()`` do the same. One serves once.
+    Where there is no place for a ``with``, ``start()`` and ``stop()`` do the same, or ``around()``
+    for an ASGI application. One serves once.
     """
 
     def __init__(
@@ -129,6 +135,34 @@ class Background:
         if failure is not None:
             raise failure
 
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """An ASGI application that is ``app``, with this server up for as long as its lifespan.
+
+        For asyncio and Trio, and for applications without a lifespan, as those of Django. What
+        keeps the server from starting is the application's failure to start.
+        """
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "lifespan":
+                await app(scope, receive, send)
+                return
+            life = OuterLife(await receive(), receive, send)
+            try:
+                await anyio.to_thread.run_sync(self.start)
+            except (ConfigError, StoreRefused, OSError) as error:
+                reason = ": ".join([*getattr(error, "__notes__", ()), str(error)])
+                await send({"type": "lifespan.startup.failed", "message": reason})
+                return
+            try:
+                await life.of(app, scope)
+            finally:
+                with anyio.CancelScope(shield=True):  # stop() has a deadline of its own
+                    await anyio.to_thread.run_sync(self.stop)
+            if life.end is not None:
+                await send(life.end)
+
+        return application
+
     def __enter__(self) -> str:
         return self.start()
 
@@ -156,7 +190,7 @@ class Background:
     def _run(self) -> None:
         try:
             trio.run(self._serve)
-        except BaseException as error:  # raised where the server was started, or is stopped
+        except BaseException as error:  # raised where it is started or stopped
             self._failure = sole_cause(error)
         finally:
             self._ready.set()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Final
 
-import structlog
 import trio
 
 from taskcast_trio.config import Config, ConfigError, require_available
@@ -16,13 +15,11 @@ from taskcast_trio.storage.protocols import StoreRefused
 from .app import create_app
 from .auth.custom import Authenticate
 from .causes import sole_cause
+from .outer_life import OuterLife
 from .plain import refuse
-from .target import ASGIApp, Message, Receive, Scope, Send
+from .target import ASGIApp, Receive, Scope, Send
 
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
-_ENDS: Final = ("lifespan.shutdown.complete", "lifespan.shutdown.failed")
-
-log = structlog.get_logger(__name__)
 
 
 class Mount:
@@ -117,7 +114,7 @@ class Mount:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         startup = await receive()
-        life = _Life(startup, receive, send)
+        life = OuterLife(startup, receive, send)
         try:
             if not trio.lowlevel.in_trio_run():
                 raise ConfigError(
@@ -128,7 +125,7 @@ class Mount:
             async with open_runtime(self.config) as runtime:
                 app = create_app(runtime, authenticate=self._authenticate)
                 self._runtime, self._mounted = runtime, app
-                life.drain = runtime.drain
+                life.ending = runtime.drain.set
                 try:
                     await life.of(self._app, scope)
                 finally:
@@ -141,47 +138,3 @@ class Mount:
             return
         if life.end is not None:
             await send(life.end)
-
-
-class _Life:
-    """The lifespan of the outer application, inside that of what is mounted."""
-
-    def __init__(self, startup: Message, receive: Receive, send: Send) -> None:
-        self.answered = False
-        """Whether the server was told how the start went."""
-        self.end: Message | None = None
-        """What the server is told when what is mounted has ended too."""
-        self.drain: trio.Event | None = None
-        self._startup: Message | None = startup
-        self._receive = receive
-        self._send = send
-
-    async def of(self, app: ASGIApp, scope: Any) -> None:
-        """Return at the end of the lifespan of ``app``; one without any has ours."""
-        try:
-            await app(scope, self.receive, self.send)
-        except Exception as error:
-            if self.answered:
-                raise
-            # ASGI lifespan 2.0: an application that raises here is served without lifespan.
-            log.info("application has no lifespan", error=type(error).__name__)
-            await self.send({"type": "lifespan.startup.complete"})
-            while (await self.receive())["type"] != "lifespan.shutdown":
-                pass
-            await self.send({"type": "lifespan.shutdown.complete"})
-
-    async def receive(self) -> Message:
-        startup, self._startup = self._startup, None
-        if startup is not None:
-            return startup
-        message: Message = await self._receive()
-        if message["type"] == "lifespan.shutdown" and self.drain is not None:
-            self.drain.set()
-        return message
-
-    async def send(self, message: Message) -> None:
-        if message["type"] in _ENDS:
-            self.end = message
-            return
-        self.answered = True
-        await self._send(message)

@@ -247,13 +247,11 @@ def test_with_redis_beside_asyncio() -> None:
     async def main() -> int:
         server = background(config)
         url = await asyncio.to_thread(server.start)
-        try:
-            async with httpx.AsyncClient(base_url=url) as client:
-                await client.post("/tasks", json={"id": "t"})
-                answer = await client.patch("/tasks/t/status", json={"status": "running"})
-                return answer.status_code
-        finally:
-            await asyncio.to_thread(server.stop)
+        async with httpx.AsyncClient(base_url=url) as client:
+            await client.post("/tasks", json={"id": "t"})
+            answer = await client.patch("/tasks/t/status", json={"status": "running"})
+        await asyncio.to_thread(server.stop)
+        return answer.status_code
 
     assert asyncio.run(main()) == 200
 
