@@ -12,6 +12,9 @@ Beside a program that does not run on Trio, a server in a thread::
 
     with background() as url:
         ...
+
+What is named here is loaded when it is used: who imports only the client loads no server, and the
+command line and pytest start without Trio.
 """
 
 from __future__ import annotations
@@ -50,7 +53,6 @@ _HOMES: Final = {
 
 
 def __getattr__(name: str) -> Any:
-    # Only when it is asked for: the command line, and pytest with the test kit, start without Trio.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
