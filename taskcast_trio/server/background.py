@@ -190,7 +190,7 @@ class Background:
     def _run(self) -> None:
         try:
             trio.run(self._serve)
-        except BaseException as error:  # raised where it is started or stopped
+        except BaseException as error:  # noqa: ASYNC103 - raised where it is started or stopped
             self._failure = sole_cause(error)
         finally:
             self._ready.set()

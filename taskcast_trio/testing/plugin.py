@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import AsyncIterator, Generator, Iterator
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from taskcast_trio.client import AsyncTaskcastClient
+    from taskcast_trio.client import AsyncTaskcastClient, TaskcastClient
     from taskcast_trio.config import Config
     from taskcast_trio.engine import TaskEngine
 
@@ -123,11 +124,17 @@ def taskcast_server(taskcast_config: Config) -> Iterator[TestServer]:
 @pytest.fixture
 def taskcast_client(
     request: pytest.FixtureRequest, taskcast_server: TestServer
-) -> AsyncTaskcastClient:
-    """A client of ``taskcast_server``."""
-    from .server import async_client
+) -> Iterator[TaskcastClient | AsyncTaskcastClient]:
+    """A client of ``taskcast_server``: the asynchronous one in an ``async def`` test, on asyncio or
+    Trio, else the synchronous one.
+    """
+    from .server import async_client, sync_client
 
-    return async_client(taskcast_server.url)
+    if iscoroutinefunction(request.function):
+        yield async_client(taskcast_server.url)
+        return
+    with sync_client(taskcast_server.url) as client:
+        yield client
 
 
 @pytest.fixture

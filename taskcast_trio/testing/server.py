@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import msgspec
 
-from taskcast_trio.client import AsyncTaskcastClient
+from taskcast_trio.client import AsyncTaskcastClient, TaskcastClient
 from taskcast_trio.config import Config
 from taskcast_trio.server.background import background
 
@@ -33,12 +32,18 @@ def serving(config: Config) -> Iterator[TestServer]:
         yield TestServer(url, config)
 
 
-def async_client(url: str, **options: Any) -> AsyncTaskcastClient:
-    """A client that is closed after each call, so that it needs no closing of its own.
+@contextmanager
+def sync_client(url: str) -> Iterator[TaskcastClient]:
+    """A client for a test without an event loop."""
+    with httpx.Client(trust_env=False) as http:
+        yield TaskcastClient(url, http=http)
 
-    Whoever closes it would have to do so on the event loop that it was used on, which a fixture
-    does not know.
+
+def async_client(url: str) -> AsyncTaskcastClient:
+    """A client for an async test, that leaves nothing to be closed.
+
+    Connections have to be closed on the event loop that they were opened on, which a fixture does
+    not know: this one closes each after its call.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-    http = httpx.AsyncClient(limits=limits, trust_env=False)
-    return AsyncTaskcastClient(url, http=http, **options)
+    return AsyncTaskcastClient(url, http=httpx.AsyncClient(limits=limits, trust_env=False))

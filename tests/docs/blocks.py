@@ -7,7 +7,7 @@ What a block is run as follows from its language:
   the background is waited for, and has to succeed too, unless it follows without an end.
 - ``python``: as a program; one that starts with ``# some_name.py`` is saved under that name first,
   and a ``test_*.py`` is run by pytest.
-- ``py``: a fragment of an async function, on Trio.
+- ``py``: a fragment of an async function, on Trio; what it takes as given may be given to it.
 - ``yaml``: a configuration that loads without a warning. Where the first line of an ``sh`` block
   says "the server runs with the configuration above", it does.
 - ``json``: the body of a ``POST /tasks``, which is answered with a 201.
@@ -26,11 +26,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE_S: Final = 60.0
@@ -163,8 +164,8 @@ class Reader:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    def run(self, block: Block) -> None:
-        """Run it.
+    def run(self, block: Block, given: str = "") -> None:
+        """Run it. ``given`` is what stands before a fragment, on one line.
 
         Raises:
             Failed: it does not do what it should, or nobody knows how to run it.
@@ -172,7 +173,7 @@ class Reader:
         how = {
             "sh": self._sh,
             "python": self._python,
-            "py": self._fragment,
+            "py": partial(self._fragment, given=given),
             "yaml": self._yaml,
             "json": self._json,
             "js": self._js,
@@ -232,10 +233,10 @@ class Reader:
         self._serve(block, None)
         self._run(block, command)
 
-    def _fragment(self, block: Block) -> None:
+    def _fragment(self, block: Block, given: str) -> None:
         self._serve(block, None)
         # In its own line of the page, for tracebacks.
-        text = "\n" * (block.line - 1) + self._swap(block.text)
+        text = given + "\n" * (block.line - 1) + self._swap(block.text)
         self._run(block, [sys.executable, "-c", _FRAGMENT, block.page], text)
 
     def _yaml(self, block: Block) -> None:
@@ -294,16 +295,17 @@ class Reader:
         if done.returncode:
             raise Failed(block, f"exit status {done.returncode}\n{done.stdout}")
 
-    def _bash(self, text: str, output: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+    def _bash(self, text: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
             ["bash", "-eu", "-o", "pipefail", "-c", self._swap(text)],
             cwd=self.folder,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            stdout=output,  # type: ignore[call-overload]
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        return process
 
     def _swap(self, text: str) -> str:
         text = re.sub(r"(?<=:)3721\b", str(self._port), text)
@@ -358,9 +360,8 @@ def reader(folder: Path, *options: str) -> Iterator[Reader]:
         one.close()
 
 
-def until(holds: object) -> None:
+def until(holds: Callable[[], bool]) -> None:
     """Return when ``holds()``, or patience is at its end."""
-    assert callable(holds)
     deadline = time.monotonic() + PATIENCE_S
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -28,8 +28,19 @@ NOT_RUN = {
 SERVE = {
     ("README.md", ".venv/bin/taskcast-trio --storage sqlite"): "-p 0",
     ("README.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
+    ("docs/auth.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
 }
 """The blocks that serve until Ctrl-C, and options that make them listen on a free port."""
+
+RECEIVED = (
+    "import time; from taskcast_trio.core.signature import standard_headers; "
+    "secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'; body = b'{}'; headers = standard_headers("
+    "[secret], message_id='m', timestamp_s=int(time.time()), body=body)"
+)
+GIVEN = {
+    ("docs/webhooks.md", "from standardwebhooks import Webhook"): RECEIVED,
+}
+"""What fragments take as given, on one line."""
 
 
 def named(block: Block, table: dict[tuple[str, str], str]) -> str | None:
@@ -47,7 +58,7 @@ def try_out(one: Reader, block: Block) -> None:
         return
     options = named(block, SERVE)
     if options is None:
-        one.run(block)
+        one.run(block, named(block, GIVEN) or "")
     else:
         one.serves(block, options)
 
@@ -67,7 +78,7 @@ def test_every_block_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 
 def test_the_tables_name_blocks_that_are_there() -> None:
     blocks = [block for page in PAGES for block in blocks_of(page)]
-    for page, start in [*NOT_RUN, *SERVE]:
+    for page, start in [*NOT_RUN, *SERVE, *GIVEN]:
         assert any(b.page == page and b.text.startswith(start) for b in blocks), (page, start)
 
 

@@ -119,14 +119,16 @@ def test_asyncio_run_in_a_test(run):
         *ONLY_PYTEST,
         test_it="""
             import asyncio
-            import httpx
+            import msgspec
+            from taskcast_trio.client import AsyncTaskcastClient
+            from taskcast_trio.core.model import CreateTask
 
             def test_it(taskcast_server, webhook_sink):
                 async def main():
-                    async with httpx.AsyncClient(base_url=taskcast_server.url) as client:
-                        task = {"id": "t", "webhooks": [webhook_sink.webhook()]}
-                        (await client.post("/tasks", json=task)).raise_for_status()
-                        await client.patch("/tasks/t/status", json={"status": "running"})
+                    async with AsyncTaskcastClient(taskcast_server.url) as client:
+                        webhook = msgspec.Raw(msgspec.json.encode(webhook_sink.webhook()))
+                        task = await client.create(CreateTask(webhooks=[webhook]))
+                        await client.transition(task.id, "running")
                         (delivery,) = await webhook_sink.arrived()
                         return delivery.event["type"]
                 assert asyncio.run(main()) == "taskcast:status"
@@ -179,24 +181,52 @@ def test_an_engine_with_the_plugin_of_anyio(run):
     result.assert_outcomes(passed=1)
 
 
-def test_a_server_in_tests_on_trio_and_a_client_of_it(run):
-    result = run(
-        test_it="""
-            import pytest
+CLIENT = """
+    import pytest
 
-            @pytest.mark.trio
-            async def test_it(taskcast_client, webhook_sink):
-                task = await taskcast_client.create(type="llm.chat")
-                await taskcast_client.transition(task.id, "running")
-                await taskcast_client.publish(task.id, "log", {"n": 1})
-                await taskcast_client.transition(task.id, "completed")
-                async with taskcast_client.subscribe(task.id) as events:
-                    assert len([event async for event in events]) > 0
-                with pytest.raises(TimeoutError, match="0 of 1 deliveries within 0 s"):
-                    await webhook_sink.arrived(timeout_s=0)
+    @pytest.fixture
+    def anyio_backend():
+        return "asyncio"
+
+    {mark}
+    async def test_it(taskcast_client, webhook_sink):
+        task = await taskcast_client.create(type="llm.chat")
+        await taskcast_client.transition(task.id, "running")
+        await taskcast_client.publish(task.id, "log", {"n": 1})
+        await taskcast_client.transition(task.id, "completed")
+        async with taskcast_client.subscribe(task.id) as events:
+            assert len([event async for event in events]) > 0
+        with pytest.raises(TimeoutError, match="0 of 1 deliveries within 0 s"):
+            await webhook_sink.arrived(timeout_s=0)
+"""
+
+
+@pytest.mark.parametrize(("mark", "without"), [("trio", "anyio"), ("anyio", "trio")])
+def test_the_client_of_an_async_test_is_an_async_one(run, mark, without):
+    test = CLIENT.replace("{mark}", f"@pytest.mark.{mark}")
+    run("-p", f"no:{without}", test_it=test).assert_outcomes(passed=1)
+
+
+def test_the_client_of_a_sync_test_is_a_sync_one(run):
+    result = run(
+        *ONLY_PYTEST,
+        test_it="""
+            def follow(client):
+                task = client.create(type="llm.chat")
+                client.transition(task.id, "running")
+                client.transition(task.id, "completed")
+                with client.subscribe(task.id) as events:
+                    assert len(list(events)) > 0
+
+            def test_it(taskcast_client):
+                follow(taskcast_client)
+
+            class TestIt:
+                def test_in_a_class(self, taskcast_client):
+                    follow(taskcast_client)
         """,
     )
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
 
 
 def test_the_seed_of_a_failure_is_named(run):
