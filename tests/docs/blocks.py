@@ -170,7 +170,7 @@ class Reader:
         Raises:
             Failed: it does not do what it should, or nobody knows how to run it.
         """
-        how = {
+        how: dict[str, Callable[[Block], None]] = {
             "sh": self._sh,
             "python": self._python,
             "py": partial(self._fragment, given=given),
