@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,7 +52,8 @@ VARIABLES: Final = {
 }
 """What configurations of the pages take from the environment."""
 
-_BLOCK: Final = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK: Final = re.compile(r"^( *)(```+)([^\n`]*)\n(.*?)^\1\2 *$", re.DOTALL | re.MULTILINE)
+_FENCE: Final = re.compile(r"^\s*(?:>\s*)*(?:```|~~~)", re.MULTILINE)
 _NAME: Final = re.compile(r"# (\w+\.py)\b")
 _REFUSED: Final = re.compile(r"^(\S.*?) +# 4\d\d\b.*$", re.MULTILINE)
 _BEFORE: Final = """\
@@ -117,12 +119,21 @@ def variables(text: str) -> dict[str, str]:
 
 
 def blocks_of(page: Path) -> list[Block]:
+    """Every code block of a page, in order.
+
+    Raises:
+        ValueError: there are fences that are no block, as this reads it: one would not be run.
+    """
     text = page.read_text("utf-8")
     name = str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
-    return [
-        Block(name, text.count("\n", 0, match.start(2)) + 1, match[1], match[2])
-        for match in _BLOCK.finditer(text)
-    ]
+    blocks, fences = [], 0
+    for match in _BLOCK.finditer(text):
+        fences += len(_FENCE.findall(match[0]))
+        line = text.count("\n", 0, match.start(4)) + 1
+        blocks.append(Block(name, line, match[3].strip(), textwrap.dedent(match[4])))
+    if fences < len(_FENCE.findall(text)):
+        raise ValueError(f"{name}: a fence that no block begins or ends with")
+    return blocks
 
 
 def free_port() -> int:

@@ -107,3 +107,16 @@ def test_what_does_not_run_is_named_with_page_and_line(
         one.run(block)
     assert str(caught.value).startswith("page.md:3: ```")
     assert said in str(caught.value)
+
+
+def test_a_block_in_a_list_is_one_too_and_none_is_passed_over(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("1. first\n\n   ```sh\n   false\n   ```\n\n```python \n1 / 0\n```\n")
+    assert [(b.line, b.language, b.text) for b in blocks_of(page)] == [
+        (4, "sh", "false\n"),
+        (8, "python", "1 / 0\n"),
+    ]
+    for text in ("~~~sh\nfalse\n~~~\n", "> ```sh\n> false\n> ```\n", "```sh\nfalse\n"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="fence"):
+            blocks_of(page)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.access import Caller
 from taskcast_trio.server import background as module
 from taskcast_trio.server.auth.custom import AuthRequest
+from taskcast_trio.server.serve import ServeOptions, StartupFailedError, serve
 from taskcast_trio.storage.memory import MemoryBroadcast
 from taskcast_trio.storage.protocols import StoreRefused
 
@@ -203,6 +205,7 @@ class _never_open:  # noqa: N801
         pass
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_fork_ends_nothing_of_its_parent() -> None:
     with background() as url:
         server = Background()
@@ -254,6 +257,37 @@ def test_with_redis_beside_asyncio() -> None:
         return answer.status_code
 
     assert asyncio.run(main()) == 200
+
+
+async def test_around_an_application_it_is_up_for_its_lifespan() -> None:
+    server = Background()
+
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": server.url.encode()})
+
+    drain = trio.Event()
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery, httpx.AsyncClient() as client:
+            serving = partial(serve, server.around(bare), ServeOptions(port=0), drain=drain)
+            (url,) = await nursery.start(serving)
+            assert (await client.get((await client.get(url)).text + "/health")).json()["ok"]
+            drain.set()
+    assert ours() == []
+
+
+async def test_an_application_around_which_it_cannot_start_does_not_start() -> None:
+    async def bare(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        app = background(Config(port=port)).around(bare)
+        with pytest.raises(StartupFailedError, match=f"listening on 127.0.0.1, port {port}"):
+            await serve(app, ServeOptions(port=0), drain=trio.Event())
 
 
 async def test_beside_trio(tmp_path: Path) -> None:

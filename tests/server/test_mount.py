@@ -204,6 +204,33 @@ async def test_a_crash_ends_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
             await trio.sleep_forever()
 
 
+async def test_a_server_that_outlives_the_crash_is_told_by_each_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hypercorn logs the end of a lifespan, and goes on."""
+
+    async def run(self: Any, sink: Any, *, task_status: Any) -> None:
+        task_status.started()
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+    async def receive() -> dict[str, str]:
+        if not startup:
+            await trio.sleep_forever()
+        return startup.pop()
+
+    async def send(message: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    startup = [{"type": "lifespan.startup"}]
+    monkeypatch.setattr(MemoryBroadcast, "run", run)
+    app, _ = site()
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
+        await app.asgi_app({"type": "lifespan"}, receive, send)  # type: ignore[arg-type]
+    answer = await app.test_client().get(f"{PREFIX}/health/ready")
+    assert answer.status_code == 503
+
+
 async def test_before_and_without_a_lifespan_it_says_so() -> None:
     app, _ = site()
     client = app.test_client()
