@@ -20,9 +20,9 @@ from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .calls import draft
-from .ending import END_S, Plan, completed, ended, running, untold
+from .ending import END_S, LEFT, Plan, completed, ended, running, untold
 from .errors import ServerUnavailable
-from .outbox import PATIENCE, Outbox, batch_call, seq_call
+from .outbox import Outbox, batch_call, seq_call
 
 if TYPE_CHECKING:
     from .sync_client import TaskcastClient
@@ -121,7 +121,7 @@ class SyncPublisher:
 
     def _check(self) -> None:
         if self._over:
-            raise RuntimeError("It is not entered, or was left")
+            raise RuntimeError(LEFT)
         self._outbox.check()
 
     def _send_all(self) -> None:
@@ -129,7 +129,7 @@ class SyncPublisher:
         try:
             while batch := self._next_batch():
                 call = batch_call(self._task_id, batch, self._plan.fence)
-                self._client.ask(call, retries=PATIENCE)
+                self._client.ask(call, retries=self._plan.retries)
                 with self._changed:
                     self._outbox.sent(batch)
                     self._changed.notify_all()
