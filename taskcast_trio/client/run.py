@@ -17,7 +17,7 @@ from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .calls import draft
 from .ending import END_S, LEFT, Plan, completed, ended, running, untold
-from .outbox import Outbox, batch_call, seq_call
+from .outbox import Outbox, delivered
 
 if TYPE_CHECKING:
     from .client import AsyncTaskcastClient
@@ -152,8 +152,9 @@ class Publisher:
                     if not batch:
                         await self._changed.wait()
                         continue
-                    call = batch_call(self._task_id, batch, self._plan.fence)
-                    await self._client.ask(call, retries=self._plan.retries)
+                    await self._client.port.run(
+                        delivered(self._task_id, batch, self._plan.retries, self._plan.fence)
+                    )
                     self._outbox.sent(batch)
                     self._tell()
         except Exception as failure:
@@ -166,7 +167,7 @@ class Publisher:
 
     async def _begin(self) -> None:
         if self._plan.client_id is not None:
-            state = await self._client.ask(seq_call(self._task_id, self._plan.client_id))
+            state = await self._client.expected_seq(self._task_id, self._plan.client_id)
             self._outbox = Outbox(self._plan.client_id, state.expected_seq)
 
     async def _finish(self) -> None:

@@ -41,6 +41,7 @@ from .flavours import NAMES, Flavour, assembled
 from .real_server import running_server
 
 SECRET = "a secret of the tests, and long enough"
+EPOCH = datetime.fromtimestamp(0, UTC)
 ADMIN = "the admin token of the tests"
 
 
@@ -218,8 +219,9 @@ def test_a_subscription_brings_what_was_asked_for_and_ends(flavour: Flavour, url
         assert all(isinstance(item, Envelope) for item in items)
         assert [value(item.data) for item in items] == [1, 3]  # type: ignore[union-attr]
         first = items[0].event_id  # type: ignore[union-attr]
-        for place in ({"since": first}, {"last_event_id": first}):
-            async with client.subscribe(task.id, types=["n.*"], **place) as stream:
+        for place in ("since", "last_event_id"):
+            options: Any = {place: first}
+            async with client.subscribe(task.id, types=["n.*"], **options) as stream:
                 rest = [value(item.data) async for item in stream]  # type: ignore[union-attr]
             assert rest == [2, 3]
         async with client.subscribe(task.id, since=datetime.now(UTC)) as stream:
@@ -236,12 +238,9 @@ def test_texts_are_assembled_whatever_the_format(flavour: Flavour, url: str) -> 
             await run.emit("p", {"delta": "50 %"}, series="progress", mode="latest")
             await run.emit("p", {"delta": "99 %"}, series="progress", mode="latest")
         whole = {"a": "Hello, world \U0001f600", "progress": "99 %"}
-        for options in (
-            {},
-            {"series_format": "accumulated"},
-            {"since": datetime.fromtimestamp(0, UTC)},
-        ):
-            async with client.subscribe(run.id, **options) as stream:  # type: ignore[arg-type]
+        every: list[dict[str, Any]] = [{}, {"series_format": "accumulated"}, {"since": EPOCH}]
+        for options in every:
+            async with client.subscribe(run.id, **options) as stream:
                 assembly = assembled(stream)
                 printed = "".join(
                     [update.added async for update in assembly if update.series == "a"]
