@@ -30,6 +30,7 @@ from taskcast_trio.client import (
 from taskcast_trio.core.errors import (
     NotBlocked,
     RequestNotFound,
+    SeqGap,
     TokenRevoked,
     WebhookNotFound,
     WorkerNotFound,
@@ -438,3 +439,40 @@ def test_a_token_that_cannot_be_renewed_is_raised(flavour: Flavour, guarded: str
             await client.get(task.id)
 
     flavour.play(guarded, scenario, token=tokens())
+
+
+def test_a_publisher_goes_on_where_it_stopped(flavour: Flavour, url: str) -> None:
+    async def scenario(client: AsyncTaskcastClient) -> None:
+        task = await client.create()
+        async with client.publisher(task.id) as first:
+            await first.emit("n", 0)
+            await first.emit("n", 1)
+        async with client.publisher(task.id, client_id=first.client_id) as second:
+            await second.emit("n", 2)
+        state = await client.expected_seq(task.id, first.client_id)
+        assert (state.client_id, state.expected_seq) == (first.client_id, 3)
+        log = await client.history(task.id)
+        assert [(value(e.data), e.client_seq) for e in log] == [(0, 0), (1, 1), (2, 2)]
+        again = await client.publish(task.id, "n", 2, client_id=first.client_id, client_seq=2)
+        assert again == log[2]
+        ahead = {"client_id": first.client_id, "client_seq": 9, "seq_mode": "fast-fail"}
+        with pytest.raises(SeqGap) as gap:
+            await client.publish(task.id, "n", 9, **ahead)  # type: ignore[arg-type]
+        assert gap.value.facts == {"expectedSeq": 3}
+
+    flavour.play(url, scenario)
+
+
+def test_all_tasks_are_followed(flavour: Flavour, url: str) -> None:
+    async def scenario(client: AsyncTaskcastClient) -> None:
+        kind = f"all.{flavour.name}"
+        before = await client.create()
+        async with client.subscribe_all(types=[kind]) as stream:
+            after = await client.create()
+            await client.publish(before.id, kind, 1)
+            await client.publish(after.id, kind, 2)
+            items = [await anext(stream), await anext(stream)]
+        told = [(item.task_id, value(item.data)) for item in items]  # type: ignore[union-attr]
+        assert told == [(before.id, 1), (after.id, 2)]
+
+    flavour.play(url, scenario)
