@@ -651,8 +651,13 @@ def _path(task_id: str, below: str = "") -> str:
 
 
 def _repeat(drafts: list[Draft]) -> Repeat:
-    """Events that their publisher counts are stored once without a key."""
-    return "keyed" if any(each.client_id is UNSET for each in drafts) else "safe"
+    """Events that their publisher counts are stored once without a key; with others among them the
+    server takes none.
+    """
+    counted = {each.client_id is not UNSET for each in drafts}
+    if counted == {True}:
+        return "safe"
+    return "refused" if True in counted else "keyed"
 
 
 def _nothing(reply: Reply) -> None:

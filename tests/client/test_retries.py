@@ -118,6 +118,18 @@ def test_what_has_no_key_is_repeated_only_where_nothing_can_have_happened() -> N
         assert play(RESOLVE, unknown).raised is not None
 
 
+def test_events_that_are_counted_need_no_key() -> None:
+    counted = calls.draft("n", 0, client_id="c", client_seq=0)
+    plain = calls.draft("n", 0)
+    stored = reply(201, [])
+    sent = play(calls.publish_many("t", [counted]), LOST, stored).sent
+    assert [KEY in request.headers for request in sent] == [False, False]
+    assert KEY in play(calls.publish_many("t", [plain]), stored).sent[0].headers
+    mixed = play(calls.publish_many("t", [counted, plain]), LOST)
+    assert mixed.raised is LOST
+    assert KEY not in mixed.sent[0].headers
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 409, 413, 422])
 def test_a_refusal_for_good_is_not_repeated(status: int) -> None:
     assert play(READ, refused(status, "")).raised is not None
