@@ -7,7 +7,7 @@ What a block is run as follows from its language:
   the background is waited for, and has to succeed too, unless it follows without an end.
 - ``python``: as a program; one that starts with ``# some_name.py`` is saved under that name first,
   and a ``test_*.py`` is run by pytest.
-- ``py``: a fragment of an async function, on Trio; what it takes as given may be given to it.
+- ``py``: a fragment, on Trio where it awaits something; what it takes as given may be given to it.
 - ``yaml``: a configuration that loads without a warning. Where the first line of an ``sh`` block
   says "the server runs with the configuration above", it does.
 - ``json``: the body of a ``POST /tasks``, which is answered with a 201.
@@ -73,17 +73,17 @@ done
 exit $failed
 """
 _FRAGMENT: Final = """\
-import ast, inspect, pathlib, sys
+import ast, inspect, sys
 import trio
 from taskcast_trio import *
 from taskcast_trio.client import *
-text, place = sys.stdin.read(), sys.argv[1]
-code = compile(text, place, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-async def main():
-    found = eval(code, globals())
-    if inspect.iscoroutine(found):
-        await found
-trio.run(main)
+given, text = sys.stdin.read().split(chr(0))
+exec(given)
+found = eval(compile(text, sys.argv[1], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
+async def awaited():
+    await found
+if inspect.iscoroutine(found):
+    trio.run(awaited)
 """
 
 
@@ -176,7 +176,7 @@ class Reader:
         return f"http://127.0.0.1:{self._port}"
 
     def run(self, block: Block, given: str = "") -> None:
-        """Run it. ``given`` is what stands before a fragment, on one line.
+        """Run it. ``given`` is a program that comes before a fragment.
 
         Raises:
             Failed: it does not do what it should, or nobody knows how to run it.
@@ -247,7 +247,7 @@ class Reader:
     def _fragment(self, block: Block, given: str) -> None:
         self._serve(block, None)
         # In its own line of the page, for tracebacks.
-        text = given + "\n" * (block.line - 1) + self._swap(block.text)
+        text = given + "\0" + "\n" * (block.line - 1) + self._swap(block.text)
         self._run(block, [sys.executable, "-c", _FRAGMENT, block.page], text)
 
     def _yaml(self, block: Block) -> None:

@@ -32,15 +32,16 @@ SERVE = {
 }
 """The blocks that serve until Ctrl-C, and options that make them listen on a free port."""
 
-RECEIVED = (
-    "import time; from taskcast_trio.core.signature import standard_headers; "
-    "secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw'; body = b'{}'; headers = standard_headers("
-    "[secret], message_id='m', timestamp_s=int(time.time()), body=body)"
-)
+RECEIVED = """
+import time
+from taskcast_trio.core.signature import standard_headers
+secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b"{}"
+headers = standard_headers([secret], message_id="m", timestamp_s=int(time.time()), body=body)
+"""
 GIVEN = {
     ("docs/webhooks.md", "from standardwebhooks import Webhook"): RECEIVED,
 }
-"""What fragments take as given, on one line."""
+"""What fragments take as given."""
 
 
 def named(block: Block, table: dict[tuple[str, str], str]) -> str | None:
