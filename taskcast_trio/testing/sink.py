@@ -228,7 +228,8 @@ class WebhookSink:
                 event = json.loads(body)
             except ValueError:
                 status, retry_after_s = HTTPStatus.BAD_REQUEST, None
-        self._closing.wait(delay_s)
+        if self._closing.wait(delay_s):
+            status, retry_after_s = HTTPStatus.SERVICE_UNAVAILABLE, None
         identity = headers.get(WEBHOOK_ID) or headers.get("x-taskcast-delivery", "")
         with self._changed:
             self._attempts.append(Attempt(identity, status, refused, headers, body))
