@@ -1,0 +1,56 @@
+"""A server in this process, workers on it, and what tests ask of both."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from taskcast_trio.config import Config, Workers
+from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.worker import Worker
+
+MODES = {"websocket": "ws-offer", "pull": "pull"}
+"""How tasks are assigned in each mode of a worker."""
+
+
+def config(**defaults: Any) -> Config:
+    return Config(workers=Workers(enabled=True, defaults=WorkerDefaults(**defaults)))
+
+
+def worker_of(url: str, mode: str = "websocket", **options: Any) -> Worker:
+    settings = {"capacity": 5, "handle_signals": False, "heartbeat_s": 0.2, "grace_s": 1.0}
+    return Worker(url, mode=mode, **settings | options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def working(*workers: Worker) -> AsyncIterator[None]:
+    """The workers run, and are stopped in the end."""
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker.run)
+        yield
+        for worker in workers:
+            worker.stop()
+
+
+async def becomes(server: Any, task: str, status: str, wait_s: float = 10) -> dict[str, Any]:
+    """The task, once it has this status."""
+    with trio.fail_after(wait_s):
+        while True:
+            found: dict[str, Any] = (await server.client.get(f"/tasks/{task}")).json()
+            if found["status"] == status:
+                return found
+            await trio.sleep(0.02)
+
+
+async def events_of(server: Any, task: str, type_: str | None = None) -> list[dict[str, Any]]:
+    answer = await server.client.get(f"/tasks/{task}/events/history")
+    return [event for event in answer.json() if type_ in (None, event["type"])]
+
+
+async def actions_of(server: Any, task: str) -> list[str]:
+    """What the audit of the task says."""
+    return [each["data"]["action"] for each in await events_of(server, task, "taskcast:audit")]
