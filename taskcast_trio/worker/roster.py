@@ -26,6 +26,7 @@ class Roster:
         self.worker_id: str | None = None
         self.capacity = capacity
         self.lease_s = lease_s
+        self.known = trio.Event()
         self._holds: dict[tuple[str, int], Hold] = {}
         self._reserved: dict[str, int] = {}
         self._heard_at = math.inf
@@ -118,12 +119,13 @@ class Roster:
     def heard(self) -> None:
         """The server is there, and knows what is held."""
         self._heard_at = trio.current_time()
+        self.known.set()
 
     async def watch_leases(self) -> None:
         """Stop the handlers when the server was away for too long: by then it has handed their
         tasks on. Runs until cancelled.
 
-        What a handler that is over has left to say is kept: the fence tells whether it still counts.
+        What a handler that is over has left to say is kept: the fence decides whether it counts.
         """
         while True:
             await trio.sleep(min(self.lease_s / 10, 1.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -144,10 +144,8 @@ class Run:
             raise
 
     async def _unblock(self) -> None:
-        try:
+        with suppress(TaskcastError):  # it was answered meanwhile, or never blocked, or is lost
             await self._move(Transition(status="running"))
-        except TaskcastError:
-            pass  # it was answered meanwhile, or never blocked, or is lost
 
     async def _answer(self, since_ms: int) -> Any:
         """The first answer that is no older than the request, and was not given before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ from trio_websocket import (
     ConnectionRejected,
     HandshakeError,
     WebSocketConnection,
-    open_websocket_url,
+    wrap_client_stream,
 )
 
 from taskcast_trio.client import ServerUnavailable
@@ -29,6 +30,8 @@ from .wire import Say
 
 CONNECT_S: Final = 10.0
 LEAVE_S: Final = 2.0
+BYE_S: Final = 0.1
+"""How long saying goodbye may take where nobody reads the answer: when cancelled."""
 SETTLED_S: Final = 10.0
 """A connection that lasted this long was a good one."""
 MAX_MESSAGE: Final = 16 * 1024 * 1024
@@ -45,8 +48,12 @@ class SocketLink:
         self, url: str, token: str | None, roster: Roster, describe: Describe, take: Take
     ) -> None:
         parts = urlsplit(url)
-        scheme = {"http": "ws", "https": "wss"}[parts.scheme]
-        self._url = f"{scheme}://{parts.netloc}{parts.path}/workers/ws"
+        self._url = url
+        self._secure = parts.scheme == "https"
+        self._name = parts.hostname or ""
+        self._port = parts.port or (443 if self._secure else 80)
+        self._host = parts.netloc.rpartition("@")[2]
+        self._path = f"{parts.path}/workers/ws"
         self._headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
         self._roster = roster
         self._describe = describe
@@ -88,27 +95,43 @@ class SocketLink:
             ServerUnavailable: it could not be made, or has ended.
             TaskcastError: the server does not take this worker.
         """
+        failures: list[BaseException] = []
         try:
-            async with open_websocket_url(
-                self._url,
-                extra_headers=self._headers,
-                max_message_size=MAX_MESSAGE,
-                connect_timeout=CONNECT_S,
-                disconnect_timeout=LEAVE_S,
-            ) as socket:
+            with trio.fail_after(CONNECT_S):
+                stream = await self._dial()
+            async with stream, trio.open_nursery() as nursery:
+                with trio.fail_after(CONNECT_S):
+                    socket = await wrap_client_stream(
+                        nursery,
+                        stream,
+                        self._host,
+                        self._path,
+                        extra_headers=self._headers,
+                        max_message_size=MAX_MESSAGE,
+                    )
+                wait_s = BYE_S
                 try:
                     await self._serve(socket)
+                    wait_s = LEAVE_S
                 finally:
                     self._session = None
-                    with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S):
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + wait_s):
                         await socket.aclose()
-        except ConnectionRejected as refusal:
-            raise error_of(refusal.status_code, refusal.body or b"") from None
-        except ConnectionClosed as closed:
-            raise _ended(closed) from None
-        except (HandshakeError, OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            reason = str(error) or str(error.__cause__ or type(error).__name__)
-            raise ServerUnavailable(f"No connection to {self._url}: {reason}") from error
+                nursery.cancel_scope.cancel()
+        except* Exception as group:
+            failures += leaves(group)
+        if failures:
+            raise _meaning(failures[0], self._url)
+
+    async def _dial(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        if not self._secure:
+            return await trio.open_tcp_stream(self._name, self._port)
+        return await trio.open_ssl_over_tcp_stream(
+            self._name,
+            self._port,
+            ssl_context=ssl.create_default_context(),
+            https_compatible=True,
+        )
 
     async def _serve(self, socket: WebSocketConnection) -> None:
         with trio.fail_after(CONNECT_S):
@@ -133,6 +156,26 @@ async def _registered(socket: WebSocketConnection) -> str:
             if told.code in PASSING:
                 raise ServerUnavailable(told.message)
             raise WorkerRefused(told.message, told.code)
+
+
+def leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
+    """What happened, without the nurseries that it passed through."""
+    found: list[BaseException] = []
+    for each in group.exceptions:
+        found += leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
+    return found
+
+
+def _meaning(failure: BaseException, url: str) -> BaseException:
+    match failure:
+        case ConnectionRejected():
+            return error_of(failure.status_code, bytes(failure.body or b""))
+        case ConnectionClosed():
+            return _ended(failure)
+        case HandshakeError() | OSError() | trio.BrokenResourceError() | trio.TooSlowError():
+            reason = str(failure) or type(failure).__name__
+            return ServerUnavailable(f"No connection to {url}: {reason}")
+    return failure
 
 
 def _ended(closed: ConnectionClosed) -> TaskcastError:

