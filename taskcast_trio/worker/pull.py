@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import structlog
 import trio
 from msgspec import UNSET
 
@@ -24,7 +24,7 @@ LEAVE_S: Final = 3.0
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class PullLink:
@@ -98,7 +98,7 @@ class PullLink:
             self._roster.worker_id = worker_id
             self._roster.heard()
             self._known = True
-            log.info("worker_registered", worker_id=worker_id, mode="pull")
+            log.info("Worker %s is registered, and pulls", worker_id)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0
@@ -110,7 +110,7 @@ class PullLink:
                     raise
                 tries += 1
                 if tries == 1:
-                    log.warning("worker_disconnected", code=error.code)
+                    log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
                 await trio.sleep(pause_s(tries, error))
 
     @property

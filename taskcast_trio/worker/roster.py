@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from typing import Final
 
-import structlog
 import trio
 from msgspec import UNSET, UnsetType
 
@@ -16,7 +16,7 @@ from .wire import Cancel, Holding
 MAX_TOLD: Final = 1000
 """As many tasks as a server listens to at once."""
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Roster:
@@ -133,6 +133,10 @@ class Roster:
                 continue
             ended = [hold for hold in self._holds.values() if hold.busy and hold.lost is None]
             if ended:
-                log.warning("worker_leases_ended", worker_id=self.worker_id, tasks=len(ended))
+                log.warning(
+                    "Worker %s was without its server for too long: it stops %d tasks",
+                    self.worker_id,
+                    len(ended),
+                )
             for hold in ended:
                 hold.lose("lease_ended")

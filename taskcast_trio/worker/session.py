@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 from msgspec import UNSET
 from trio_websocket import ConnectionClosed, WebSocketConnection
@@ -18,10 +18,13 @@ from .roster import Roster
 from .wire import Cancel, Say, Summary, Told
 
 ROOM_S: Final = 1.0
-"""How long an offer may wait for slots that handlers are about to free."""
+"""How long an offer may wait for slots that handlers are about to free: nobody else has it then."""
+RACE_S: Final = 10.0
+"""How long a task that anybody may claim is remembered: it is not announced again at once."""
+MAX_CONSIDERED: Final = 1000
 OUTBOX: Final = 4096
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def read(text: str | bytes) -> Told | None:
@@ -120,7 +123,8 @@ class Session:
                 self.pong()
             case "offer" | "available":
                 assert self._nursery is not None
-                self._nursery.start_soon(self._consider, told)
+                if len(self._nursery.child_tasks) < MAX_CONSIDERED:
+                    self._nursery.start_soon(self._consider, told)
             case "assigned":
                 self._begin(told)
             case "claimed" if told.success:
@@ -134,13 +138,13 @@ class Session:
                 if self._asked.pop(told.task_id, None) is not None:
                     self._roster.unreserve(told.task_id)
                 elif told.type == "error":
-                    log.warning("worker_message_refused", code=told.code)
+                    log.warning("The server refused a message: %r", told.code)
 
     async def _consider(self, told: Told) -> None:
         task_id, cost = told.task_id, told.task.cost
         offered = told.type == "offer"
         if not self._draining:
-            with trio.move_on_after(ROOM_S if offered else 0):
+            with trio.move_on_after(ROOM_S if offered else RACE_S):
                 await self._roster.room(cost)
         if self._draining or self._roster.free < cost:
             if offered:

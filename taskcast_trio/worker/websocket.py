@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
-import structlog
 import trio
 from trio_websocket import (
     ConnectionClosed,
@@ -38,7 +38,7 @@ MAX_MESSAGE: Final = 16 * 1024 * 1024
 NORMAL: Final = 1000
 PASSING: Final = frozenset({"store_unavailable", "draining", "rate_limited", "auth_unavailable"})
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class SocketLink:
@@ -73,7 +73,7 @@ class SocketLink:
                     raise
                 tries = 1 if trio.current_time() > began + SETTLED_S else tries + 1
                 if tries == 1:
-                    log.warning("worker_disconnected", code=error.code, reason=str(error))
+                    log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
                 with trio.move_on_after(pause_s(tries, error)):
                     await self._leaving.wait()
 
@@ -139,7 +139,7 @@ class SocketLink:
             worker_id = await _registered(socket)
         self._roster.worker_id = worker_id
         self._roster.heard()
-        log.info("worker_registered", worker_id=worker_id, mode="websocket")
+        log.info("Worker %s is registered, over a WebSocket", worker_id)
         session = self._session = Session(socket, self._roster, self._take)
         session.pong()  # a registration is not answered with what is to be stopped
         if self._draining:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
-import structlog
 import trio
 from msgspec import UNSET
 
@@ -28,7 +28,7 @@ LATE_S: Final = 0.2
 
 Handler = Callable[[Run], Awaitable[Any]]
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Work:
@@ -59,10 +59,14 @@ class Work:
                 try:
                     await self._do(hold, handler, nursery)
                 except TaskLost as error:
-                    log.info("worker_task_lost", task_id=hold.task_id, reason=error.reason)
+                    log.info(
+                        "Task %r is not this worker's any more: %s", hold.task_id, error.reason
+                    )
                 except TaskcastError as error:
                     # It is not held any more: the server is told so, and gives it to others.
-                    log.error("worker_task_dropped", task_id=hold.task_id, code=error.code)
+                    log.error(
+                        "Task %r is dropped, the server refuses: %s", hold.task_id, error.code
+                    )
                 nursery.cancel_scope.cancel()
         finally:
             hold.busy = False
@@ -98,7 +102,7 @@ class Work:
             raise
         except TaskcastError as error:
             if isinstance(end, Transition):
-                log.warning("worker_end_refused", task_id=hold.task_id, code=error.code)
+                log.warning("Task %r fails, its end was refused: %s", hold.task_id, error.code)
                 await self._move(hold, _failed(error))
         if isinstance(end, Decline):
             await self._give_back(hold, blacklist=end.blacklist)
@@ -131,7 +135,11 @@ class Work:
         await hold.cancelled.wait()
         await trio.sleep(self._grace_s)
         if hold.busy:
-            log.error("worker_handler_does_not_end", task_id=hold.task_id, slots_taken=hold.cost)
+            log.error(
+                "The handler of task %r was cancelled and does not end: its slots (%d) stay taken",
+                hold.task_id,
+                hold.cost,
+            )
 
 
 async def _end(hold: Hold, run: Run, handler: Handler) -> Transition | Decline:
@@ -144,9 +152,9 @@ async def _end(hold: Hold, run: Run, handler: Handler) -> Transition | Decline:
     except Exception as error:
         if not hold.stopped:
             if hold.lost is None:
-                log.warning("worker_handler_failed", task_id=hold.task_id, exc_info=error)
+                log.warning("The handler of task %r failed", hold.task_id, exc_info=error)
             return _failed(error)
-        log.warning("worker_cleanup_failed", task_id=hold.task_id, exc_info=error)
+        log.warning("The cleanup of task %r failed", hold.task_id, exc_info=error)
     return Decline()
 
 

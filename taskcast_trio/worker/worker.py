@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -9,7 +10,6 @@ from typing import Any, Final, Literal, TypeVar
 
 import httpx
 import msgspec
-import structlog
 import trio
 from msgspec import UNSET, Raw
 
@@ -34,7 +34,7 @@ CLOSE_S: Final = 2.0
 
 H = TypeVar("H", bound=Handler)
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -268,7 +268,7 @@ class Worker:
     async def _heed_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
-                log.info("worker_stopping", signal=signal.Signals(number).name)
+                log.info("Worker %s stops: %s", self.id, signal.Signals(number).name)
                 self.stop()
                 return
 

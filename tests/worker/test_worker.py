@@ -126,12 +126,12 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
             times["finally"] = trio.current_time()
             why.append(run.cancelled)
             with run.cleanup() as scope:
-                await trio.sleep(0.1)
+                await trio.sleep(0.1)  # noqa: ASYNC102
                 times["cleaned"] = trio.current_time()
                 with pytest.raises(TaskLost):
-                    await run.emit("late")
-                    await run.flush()
-                await trio.sleep_forever()
+                    await run.emit("late")  # noqa: ASYNC102
+                    await run.flush()  # noqa: ASYNC102
+                await trio.sleep_forever()  # noqa: ASYNC102
             times["cut"] = trio.current_time()
             assert scope.cancelled_caught
 
@@ -392,7 +392,7 @@ async def test_a_worker_that_ends_gives_back_what_it_could_not_finish(
         finally:
             assert run.cancelled == "stopping"
             with run.cleanup():
-                await run.emit("last words")
+                await run.emit("last words")  # noqa: ASYNC102
                 cleaned.append(trio.current_time())
 
     started = trio.current_time()
@@ -420,8 +420,8 @@ async def test_a_handler_that_finishes_while_it_is_stopped_has_finished(server: 
         begun.set()
         try:
             await trio.sleep_forever()
-        except trio.Cancelled:
-            return {"partial": "yes"}
+        except trio.Cancelled:  # noqa: ASYNC103
+            return {"partial": "yes"}  # noqa: ASYNC104
         return {}
 
     async with trio.open_nursery() as nursery:
