@@ -26,6 +26,10 @@ class Scale:
     pieces: tuple[int, ...]
     redis_pieces: tuple[int, int]
     idle_streams: int
+    workers: int
+    assignments: tuple[int, int]
+    """Tasks that are created one after another, and tasks of which each waits for the one before.
+    """
 
     def within(self, open_files: int) -> Scale:
         """The scale that a limit on open files allows; each stream takes one on either side."""
@@ -45,6 +49,8 @@ FULL = Scale(
     pieces=(5_000, 10_000, 20_000),
     redis_pieces=(5_000, 40_000),
     idle_streams=AIMED_STREAMS,
+    workers=50,
+    assignments=(3_000, 500),
 )
 QUICK = Scale(
     full=False,
@@ -58,6 +64,8 @@ QUICK = Scale(
     pieces=(100, 200, 400),
     redis_pieces=(100, 400),
     idle_streams=20,
+    workers=3,
+    assignments=(10, 5),
 )
 
 
@@ -67,6 +75,7 @@ class Unit(Enum):
     REQUESTS = "requests/s"
     EVENTS = "events/s"
     DELIVERIES = "deliveries/s"
+    ASSIGNMENTS = "assignments/s"
     SECONDS = "s"
     MS = "ms"
     KIB = "KiB"
@@ -184,4 +193,17 @@ def rows(scale: Scale) -> list[Row]:
         Row("redis", "redis-latency-p50", "redis: publish to delivery by another, p50", Unit.MS),
         Row("redis", "redis-latency-p99", "redis: publish to delivery by another, p99", Unit.MS),
         Row("redis", "redis-memory", "redis: its memory for 1,000 events", Unit.KIB),
+        *_of_workers(scale.workers),
     ]
+
+
+def _of_workers(count: int) -> list[Row]:
+    found = []
+    for mode, how in (("websocket", "over WebSockets"), ("pull", "that pull")):
+        crew = f"{count} workers {how}"
+        found += [
+            Row("workers", f"workers-{mode}", f"{crew}: tasks done", Unit.ASSIGNMENTS),
+            Row("workers", f"workers-{mode}-p50", f"{crew}: create to handler, p50", Unit.MS),
+            Row("workers", f"workers-{mode}-p99", f"{crew}: create to handler, p99", Unit.MS),
+        ]
+    return found
