@@ -77,7 +77,7 @@ class Session:
     async def _noting(self, part: Callable[[], Awaitable[None]]) -> None:
         try:
             await part()
-        except (ConnectionClosed, trio.TooSlowError) as error:
+        except (ConnectionClosed, trio.TooSlowError, trio.ClosedResourceError) as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:

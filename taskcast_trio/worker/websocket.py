@@ -45,11 +45,19 @@ class SocketLink:
     """See :class:`Link`."""
 
     def __init__(
-        self, url: str, token: str | None, roster: Roster, describe: Describe, take: Take
+        self,
+        url: str,
+        token: str | None,
+        roster: Roster,
+        describe: Describe,
+        take: Take,
+        *,
+        tls: ssl.SSLContext | None,
     ) -> None:
         parts = urlsplit(url)
         self._url = url
         self._secure = parts.scheme == "https"
+        self._tls = tls
         self._name = parts.hostname or ""
         self._port = parts.port or (443 if self._secure else 80)
         self._host = parts.netloc.rpartition("@")[2]
@@ -129,7 +137,7 @@ class SocketLink:
         return await trio.open_ssl_over_tcp_stream(
             self._name,
             self._port,
-            ssl_context=ssl.create_default_context(),
+            ssl_context=self._tls or ssl.create_default_context(),
             https_compatible=True,
         )
 
@@ -172,9 +180,11 @@ def _meaning(failure: BaseException, url: str) -> BaseException:
             return error_of(failure.status_code, bytes(failure.body or b""))
         case ConnectionClosed():
             return _ended(failure)
-        case HandshakeError() | OSError() | trio.BrokenResourceError() | trio.TooSlowError():
+        case HandshakeError() | OSError() | trio.TooSlowError():
             reason = str(failure) or type(failure).__name__
             return ServerUnavailable(f"No connection to {url}: {reason}")
+        case trio.BrokenResourceError() | trio.ClosedResourceError():
+            return ServerUnavailable(f"The connection to {url} has broken")
     return failure
 
 

@@ -144,6 +144,8 @@ class Work:
 
 async def _end(hold: Hold, run: Run, handler: Handler) -> Transition | Decline:
     """Run the handler: what is to be said of its end."""
+    if hold.cancelled.is_set():
+        return Decline()
     try:
         with hold.scope:
             return _completed(await handler(run))

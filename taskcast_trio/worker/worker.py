@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeVar
@@ -75,6 +76,7 @@ class Worker:
             is to be stopped: otherwise as often as the server wants and the lease needs.
         handle_signals: whether SIGTERM and SIGINT drain the worker; a second one ends the process.
             For one worker in the main thread.
+        tls: for ``https``, where the system's certificates are not enough.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Worker:
         drain_s: float = 30.0,
         heartbeat_s: float | None = None,
         handle_signals: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if not 1 <= capacity <= MAX_TOLD:
             raise ValueError(f"capacity is from 1 to {MAX_TOLD}")
@@ -110,6 +113,7 @@ class Worker:
         self._drain_s = drain_s
         self._heartbeat_s = heartbeat_s
         self._handle_signals = handle_signals
+        self._tls = tls
         self._handlers: dict[str | None, Handler] = {}
         self._roster = Roster(capacity, lease_s)
         self._roster.worker_id = worker_id
@@ -159,9 +163,11 @@ class Worker:
         """
         if not self._handlers:
             raise ValueError("The worker has no handler: see Worker.task")
+        if self._work is not None:
+            raise RuntimeError("The worker has run already")
         # A blocked handler keeps a connection, so a limit would be one on handlers.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        http = httpx.AsyncClient(limits=limits)
+        http = httpx.AsyncClient(limits=limits, verify=True if self._tls is None else self._tls)
         refused: TaskcastError | None = None
         try:
             api = Api(self._url, self._token, http)
@@ -203,7 +209,9 @@ class Worker:
             return PullLink(
                 api, self._roster, self._describe, self._take, heartbeat_s=self._heartbeat_s
             )
-        return SocketLink(self._url, self._token, self._roster, self._describe, self._take)
+        return SocketLink(
+            self._url, self._token, self._roster, self._describe, self._take, tls=self._tls
+        )
 
     def _describe(self) -> Registration:
         """What the worker says of itself whenever it comes, with the tasks that it has still."""

@@ -54,3 +54,54 @@ async def events_of(server: Any, task: str, type_: str | None = None) -> list[di
 async def actions_of(server: Any, task: str) -> list[str]:
     """What the audit of the task says."""
     return [each["data"]["action"] for each in await events_of(server, task, "taskcast:audit")]
+
+
+class Relay:
+    """A way to the server that can be cut without a word, or lose answers."""
+
+    def __init__(self, port: int) -> None:
+        self.url = ""
+        self.through = True
+        self.lose: bytes | None = None
+        """The next answer to a request that holds this is lost, with its connection."""
+        self.lost = 0
+        self._port = port
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        task_status.started()
+        await trio.serve_listeners(self._serve, listeners)
+
+    async def _serve(self, near: trio.SocketStream) -> None:
+        if not self.through:
+            await trio.sleep_forever()
+        async with near, await trio.open_tcp_stream("127.0.0.1", self._port) as far:
+            asked = b""
+            with trio.CancelScope() as scope:
+
+                async def up() -> None:
+                    nonlocal asked
+                    while data := await self._some(near):
+                        asked = data
+                        await far.send_all(data)
+                    scope.cancel()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(up)
+                    while data := await self._some(far):
+                        if self.lose is not None and self.lose in asked:
+                            self.lose = None
+                            self.lost += 1
+                            break
+                        await near.send_all(data)
+                    scope.cancel()
+
+    async def _some(self, stream: trio.SocketStream) -> bytes:
+        try:
+            data = await stream.receive_some()
+        except trio.BrokenResourceError:
+            return b""
+        if not self.through:
+            await trio.sleep_forever()
+        return bytes(data)
