@@ -24,7 +24,7 @@ class Hold:
     Attributes:
         lost: why the task is not the worker's any more; None while it is.
         stopped: the worker itself stops the handler, and gives the task back.
-        busy: the handler runs, or is about to: the slots are taken.
+        busy: the handler runs, or is about to.
         scope: what the handler runs in.
         cancelled: set when the handler is told to stop.
     """

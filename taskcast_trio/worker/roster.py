@@ -36,8 +36,8 @@ class Roster:
 
     @property
     def free(self) -> int:
-        """Free slots; a handler that is over takes none for what it has left to say."""
-        used = sum(hold.cost for hold in self._holds.values() if hold.busy)
+        """Free slots."""
+        used = sum(hold.cost for hold in self._holds.values())
         return self.capacity - used - sum(self._reserved.values())
 
     def reserve(self, task_id: str, cost: int) -> None:

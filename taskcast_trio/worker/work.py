@@ -87,7 +87,6 @@ class Work:
         )
         end = await _end(hold, run, handler)
         hold.busy = False
-        self._roster.change()
         if hold.lost is not None:
             raise TaskLost(hold.task_id, hold.lost)
         await self._say(hold, emitter, end)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import trio
 
+from taskcast_trio.testing import START_MS
 from taskcast_trio.worker import Decline, Run
 
-from .support import MODES, actions_of, becomes, events_of, worker_of, working
+from ..http.conftest import start_server
+from .support import MODES, actions_of, becomes, config, events_of, worker_of, working
 
 
 async def test_what_a_handler_returns_completes_the_task_and_the_longest_pattern_decides(
@@ -155,6 +157,49 @@ async def test_a_blocked_handler_goes_on_with_the_answer(server: Any, mode: str)
     assert answers == [{"ok": True}, "yes", None]
 
 
+async def test_a_second_attempt_waits_for_an_answer_of_its_own(server: Any) -> None:
+    worker = worker_of(server.url)
+    answers: list[Any] = []
+
+    @worker.task()
+    async def handler(run: Run) -> None:
+        answers.append(await run.block())
+        if run.attempt == 1:
+            raise RuntimeError("after the answer")
+
+    async with working(worker):
+        retry = {"backoff": "fixed", "initialDelayMs": 0}
+        task = await server.task(assignMode="ws-offer", maxAttempts=2, retry=retry)
+        for answer in (1, 2):
+            await becomes(server, task, "blocked")
+            await server.client.post(f"/tasks/{task}/resolve", json={"data": answer})
+            with trio.fail_after(5):
+                while len(answers) < answer:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        await becomes(server, task, "completed")
+    assert answers == [1, 2]
+
+
+async def test_requests_of_one_millisecond_do_not_get_each_others_answers() -> None:
+    async with start_server(config(), clock=lambda: START_MS) as server:
+        worker = worker_of(server.url)
+
+        @worker.task()
+        async def handler(run: Run) -> dict[str, Any]:
+            return {"answers": [await run.block(), await run.block()]}
+
+        async with working(worker):
+            task = await server.task(assignMode="ws-offer")
+            for answer in (1, 2):
+                with trio.fail_after(5):
+                    resolve = f"/tasks/{task}/resolve"
+                    while not (  # noqa: ASYNC110
+                        await server.client.post(resolve, json={"data": answer})
+                    ).is_success:
+                        await trio.sleep(0.01)
+            assert (await becomes(server, task, "completed"))["result"] == {"answers": [1, 2]}
+
+
 async def test_a_block_that_is_cancelled_alone_takes_its_request_back(server: Any) -> None:
     worker = worker_of(server.url)
 
@@ -212,21 +257,22 @@ async def test_no_more_runs_at_once_than_there_are_slots(server: Any, mode: str)
     assert most == 3
 
 
-async def test_an_available_task_is_claimed_by_one(server: Any) -> None:
-    workers = [worker_of(server.url, worker_id=f"w{n}", capacity=1) for n in range(3)]
+async def test_an_available_task_is_claimed_by_one_as_soon_as_it_has_room() -> None:
+    """Which is once told of it: it is told again after ten seconds only."""
     ran: list[str] = []
 
     async def handler(run: Run) -> None:
         ran.append(run.task.id)
         await trio.sleep(0.02)
 
-    for worker in workers:
-        worker.task("race")(handler)
-    async with working(*workers):
-        await trio.sleep(0.2)
-        tasks = [await server.task(type="race", assignMode="ws-race") for _ in range(9)]
-        for task in tasks:
-            await becomes(server, task, "completed")
+    async with start_server(config()) as server:
+        workers = [worker_of(server.url, worker_id=f"w{n}", capacity=1) for n in range(3)]
+        for worker in workers:
+            worker.task("race")(handler)
+        async with working(*workers):
+            tasks = [await server.task(type="race", assignMode="ws-race") for _ in range(9)]
+            for task in tasks:
+                await becomes(server, task, "completed", wait_s=5)
     assert sorted(ran) == sorted(tasks)
 
 
