@@ -27,6 +27,7 @@ from taskcast_trio.core.errors import (
     RequestNotFound,
     RevisionConflict,
     StaleFence,
+    StoreUnavailable,
     TaskEnded,
     TaskExists,
     TaskNotFound,
@@ -399,16 +400,18 @@ class TaskEngine:
             validate.draft(draft, number)
         now_ms = self.clock()
         try:
-            with self.timetable.appending(now_ms):
-                commit = await self.store.append(
-                    task_id,
-                    drafts,
-                    now_ms=now_ms,
-                    idempotency=_idempotency("publish", key, drafts),
-                    limits=self._log_limits,
-                    hasten={WEBHOOK: now_ms},
-                    fence=fence,
-                )
+            commit = await self.store.append(
+                task_id,
+                drafts,
+                now_ms=now_ms,
+                idempotency=_idempotency("publish", key, drafts),
+                limits=self._log_limits,
+                hasten={WEBHOOK: now_ms},
+                fence=fence,
+            )
+        except (StoreUnavailable, trio.Cancelled):
+            self.timetable.may_have_appended(now_ms)
+            raise
         except (StaleFence, TaskEnded) as refused:
             error = refused
         else:
