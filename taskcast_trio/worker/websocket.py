@@ -69,13 +69,15 @@ class SocketLink:
         self._draining = False
         self._leaving = trio.Event()
         self._session: Session | None = None
+        self._try = trio.CancelScope()
 
     async def run(self) -> None:
         tries = 0
         while not self._leaving.is_set():
             began = trio.current_time()
             try:
-                await self._connect()
+                with trio.CancelScope() as self._try:
+                    await self._connect()
             except TaskcastError as error:
                 if not error.retryable:
                     raise
@@ -92,6 +94,8 @@ class SocketLink:
 
     def leave(self) -> None:
         self._leaving.set()
+        if self._session is None:
+            self._try.cancel()
 
     def ask(self) -> None:
         pass  # it tells
@@ -184,7 +188,8 @@ def _meaning(failure: BaseException, url: str) -> BaseException:
             reason = str(failure) or type(failure).__name__
             return ServerUnavailable(f"No connection to {url}: {reason}")
         case trio.BrokenResourceError() | trio.ClosedResourceError():
-            return ServerUnavailable(f"The connection to {url} has broken")
+            reason = str(failure.__cause__ or "it has broken")
+            return ServerUnavailable(f"No connection to {url}: {reason}")
     return failure
 
 

@@ -74,9 +74,13 @@ class Relay:
         await trio.serve_listeners(self._serve, listeners)
 
     async def _serve(self, near: trio.SocketStream) -> None:
-        if not self.through:
-            await trio.sleep_forever()
-        async with near, await trio.open_tcp_stream("127.0.0.1", self._port) as far:
+        async with near:
+            if not self.through:
+                await trio.sleep_forever()
+            await self._relay(near)
+
+    async def _relay(self, near: trio.SocketStream) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", self._port) as far:
             asked = b""
             with trio.CancelScope() as scope:
 

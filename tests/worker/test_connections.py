@@ -289,14 +289,22 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> No
             worker.stop()
 
 
-async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str) -> None:
-    worker = worker_of(f"http://127.0.0.1:{free_port()}", mode)
-
-    @worker.task()
-    async def nothing(run: Run) -> None: ...
-
+@pytest.mark.parametrize("listens", [False, True])
+async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str, listens: bool) -> None:
+    """Nobody is there, or somebody who never says a word."""
+    relay = Relay(free_port())
+    relay.through = False
     with trio.fail_after(3):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(worker.run)
-            await trio.sleep(0.3)
-            worker.stop()
+            await nursery.start(relay.run)
+            url = relay.url if listens else f"http://127.0.0.1:{free_port()}"
+            worker = worker_of(url, mode)
+
+            @worker.task()
+            async def nothing(run: Run) -> None: ...
+
+            async with trio.open_nursery() as inner:
+                inner.start_soon(worker.run)
+                await trio.sleep(0.3)
+                worker.stop()
+            nursery.cancel_scope.cancel()
