@@ -30,6 +30,9 @@ class Scale:
     assignments: tuple[int, int]
     """Tasks that are created one after another, and tasks of which each waits for the one before.
     """
+    hooked: tuple[int, int]
+    """Tasks with a webhook, and batches of 100 events for each."""
+    idle_hooks: int
 
     def within(self, open_files: int) -> Scale:
         """The scale that a limit on open files allows; each stream takes one on either side."""
@@ -51,6 +54,8 @@ FULL = Scale(
     idle_streams=AIMED_STREAMS,
     workers=50,
     assignments=(3_000, 500),
+    hooked=(16, 10),
+    idle_hooks=10_000,
 )
 QUICK = Scale(
     full=False,
@@ -66,6 +71,8 @@ QUICK = Scale(
     idle_streams=20,
     workers=3,
     assignments=(10, 5),
+    hooked=(2, 1),
+    idle_hooks=100,
 )
 
 
@@ -193,6 +200,9 @@ def rows(scale: Scale) -> list[Row]:
         Row("redis", "redis-latency-p50", "redis: publish to delivery by another, p50", Unit.MS),
         Row("redis", "redis-latency-p99", "redis: publish to delivery by another, p99", Unit.MS),
         Row("redis", "redis-memory", "redis: its memory for 1,000 events", Unit.KIB),
+        Row("webhooks", "webhooks", "webhooks to one host", Unit.DELIVERIES),
+        Row("webhooks", "webhooks-sqlite", "sqlite: webhooks to one host", Unit.DELIVERIES),
+        Row("webhooks", "webhooks-idle", "memory per idle webhook", Unit.KIB),
         *_of_workers(scale.workers),
     ]
 

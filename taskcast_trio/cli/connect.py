@@ -55,7 +55,7 @@ def reported(base: str, timeout_s: float) -> Iterator[None]:
         raise click.ClickException(f"{base} is no URL; one looks like http://host:3721") from None
     except httpx.HTTPError as error:
         raise click.ClickException(f"{base}: {type(error).__name__}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise click.ClickException(f"{base} answers, but not as a Taskcast server") from None
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from taskcast_trio.cli.connect import authorization, client_options
+from taskcast_trio.cli.connect import authorization, client_options, printable, reported
 
 TIMEOUT_S: Final = 10.0
 _EMPTY: Final = "-"
@@ -41,44 +41,31 @@ def webhooks(
     if from_index is not None and redeliver is None:
         raise click.UsageError("--from-index needs --redeliver")
     path = f"/tasks/{quote(task, safe='')}/webhooks"
-    if redeliver is not None:
-        body = {} if from_index is None else {"fromIndex": from_index}
-        answer = _ask(url, token, "POST", f"{path}/{redeliver}/redeliver", body)
-        lines = ["it will be delivered again"]
-    elif deliveries is not None:
-        answer = _ask(url, token, "GET", f"{path}/{deliveries}/deliveries")
-        lines = [*_tries(answer["deliveries"]), *_dead_letters(answer["deadLetters"])]
-    else:
-        answer = _ask(url, token, "GET", path)
-        lines = list(_webhooks(answer["webhooks"]))
+    base = url.rstrip("/")
+    with reported(base, TIMEOUT_S):
+        if redeliver is not None:
+            body = {} if from_index is None else {"fromIndex": from_index}
+            answer = _ask(base, token, "POST", f"{path}/{redeliver}/redeliver", body)
+            lines = ["it will be delivered again"]
+        elif deliveries is not None:
+            answer = _ask(base, token, "GET", f"{path}/{deliveries}/deliveries")
+            lines = [*_tries(answer["deliveries"]), *_dead_letters(answer["deadLetters"])]
+        else:
+            answer = _ask(base, token, "GET", path)
+            lines = list(_webhooks(answer["webhooks"]))
     click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines))
 
 
-def _ask(url: str, token: str | None, method: str, path: str, body: Any = None) -> Any:
+def _ask(base: str, token: str | None, method: str, path: str, body: Any = None) -> Any:
+    """What the server answers; KeyError, TypeError or ValueError where that is none of ours."""
     import httpx
 
-    base = url.rstrip("/")
-    try:
-        with httpx.Client(timeout=TIMEOUT_S, headers=authorization(token)) as client:
-            answer = client.request(method, f"{base}{path}", json=body)
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL):
-        raise click.ClickException(f"{base} is no URL; one looks like http://host:3721") from None
-    except httpx.ConnectError:
-        raise click.ClickException(
-            f"no server at {base}. Start one with `taskcast-trio`, or say where it is with --url."
-        ) from None
-    except httpx.TimeoutException:
-        raise click.ClickException(f"no answer from {base} in {TIMEOUT_S:g} s") from None
-    except httpx.HTTPError as error:
-        raise click.ClickException(f"{base}: {type(error).__name__}") from None
-    try:
-        found = answer.json()
-        if answer.is_success:
-            return found
-        reason = str(found["error"])
-    except (ValueError, KeyError, TypeError):
-        raise click.ClickException(f"{base} answers, but not as a Taskcast server") from None
-    raise click.ClickException(reason)
+    with httpx.Client(timeout=TIMEOUT_S, headers=authorization(token)) as client:
+        answer = client.request(method, f"{base}{path}", json=body)
+    found = answer.json()
+    if answer.is_success:
+        return found
+    raise click.ClickException(printable(str(found["error"])))
 
 
 def _webhooks(found: list[dict[str, Any]]) -> Iterator[str]:

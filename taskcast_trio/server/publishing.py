@@ -7,6 +7,7 @@ import math
 import trio
 
 from taskcast_trio.config.schema import Limits
+from taskcast_trio.core import assignment
 from taskcast_trio.core.errors import Draining, PayloadTooLarge, RequestTimeout, TaskEnded
 from taskcast_trio.core.model import Draft
 from taskcast_trio.engine import TaskEngine
@@ -33,14 +34,17 @@ def batch_of(published: Published) -> list[Draft]:
     return published if isinstance(published, list) else [published]
 
 
-async def check_open(engine: TaskEngine, task_id: str) -> None:
+async def check_open(engine: TaskEngine, task_id: str, fence: int | None) -> None:
     """Refuse before the first event what could not be stored anyway.
 
     Raises:
         TaskNotFound: there is no such task.
         TaskEnded: the task is terminal.
+        StaleFence, TaskCancelled: the task is not assigned so any more.
     """
     task = (await engine.record(task_id)).task
+    if fence is not None and task.fence != fence:
+        raise assignment.refusal(task)
     if task.terminal:
         raise TaskEnded(task_id, task.status)
 
