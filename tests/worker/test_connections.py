@@ -26,7 +26,7 @@ SECRET = "a secret of the tests, of 32 bytes or more"
 async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refused(
     server: Any,
 ) -> None:
-    """Its worker goes on in good faith: the heartbeat that is to tell it comes too late."""
+    """Its worker goes on in good faith: nobody has told it."""
     worker = worker_of(server.url, "pull", heartbeat_s=1000, worker_id="late")
     begun, go_on, why = trio.Event(), trio.Event(), []
 
@@ -43,9 +43,9 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
     async with working(worker):
         task = await server.task(assignMode="pull")
         await begun.wait()
-        await server.client.post("/workers/register", json={"workerId": "late", "tasks": []})
+        decline = {"workerId": "late", "blacklist": True}
+        await server.client.post(f"/workers/tasks/{task}/decline", json=decline)
         await becomes(server, task, "pending")
-        await server.move(task, "running")
         go_on.set()
         with trio.fail_after(5):
             while not why:  # noqa: ASYNC110
