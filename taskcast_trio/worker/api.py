@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import quote
 
 import httpx
 import msgspec
 import trio
 
 from taskcast_trio.client import ServerUnavailable
+from taskcast_trio.client.composing import FENCE, segment, task_path
 from taskcast_trio.client.errors import decode, error_of
-from taskcast_trio.core.model import Draft, Task, Transition
+from taskcast_trio.client.retries import KEY
+from taskcast_trio.core.model import Task, Transition
 
 from .wire import Cancel, Heard, Holding, Pulse, Registered, Registration
 
@@ -41,7 +42,7 @@ class Api:
         self, worker_id: str, tasks: list[Holding] | msgspec.UnsetType
     ) -> tuple[list[Cancel], float]:
         """What is to be stopped, and how often (s) the server wants to hear of the worker."""
-        path = f"/workers/{_segment(worker_id)}/heartbeat"
+        path = f"/workers/{segment(worker_id)}/heartbeat"
         answer = await self._call("POST", path, Pulse(tasks=tasks))
         heard = decode(answer.content, Heard, status=answer.status_code)
         return heard.cancel, heard.interval_ms / 1000
@@ -61,16 +62,17 @@ class Api:
     async def decline(self, worker_id: str, task_id: str, *, blacklist: bool) -> None:
         """Give a task back."""
         body = {"workerId": worker_id, "blacklist": blacklist}
-        await self._call("POST", f"/workers/tasks/{_segment(task_id)}/decline", body)
+        await self._call("POST", f"/workers/tasks/{segment(task_id)}/decline", body)
 
-    async def publish(self, task_id: str, drafts: list[Draft], *, key: str, fence: int) -> None:
-        """Append events, all or none."""
-        path = f"/tasks/{_segment(task_id)}/events"
-        await self._call("POST", path, drafts, task_id=task_id, key=key, fence=fence)
+    async def publish(self, task_id: str, events: list[bytes], *, key: str, fence: int) -> None:
+        """Append events, each given as JSON text, all or none."""
+        path = task_path(task_id, "/events")
+        body = b"[%b]" % b",".join(events)
+        await self._call("POST", path, body, task_id=task_id, key=key, fence=fence)
 
     async def move(self, task_id: str, change: Transition, *, key: str, fence: int) -> Task:
         """Move a task to another status."""
-        path = f"/tasks/{_segment(task_id)}/status"
+        path = task_path(task_id, "/status")
         answer = await self._call("PATCH", path, change, task_id=task_id, key=key, fence=fence)
         return decode(answer.content, Task, status=answer.status_code)
 
@@ -90,16 +92,17 @@ class Api:
         if body is not None:
             headers["Content-Type"] = "application/json"
         if key is not None:
-            headers["Idempotency-Key"] = key
+            headers[KEY] = key
         if fence is not None:
-            headers["Taskcast-Fence"] = str(fence)
+            headers[FENCE] = str(fence)
+        content = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
         try:
             with trio.fail_after(wait_s + 2 * TIMEOUT_S):
                 response = await self._http.request(
                     method,
                     self._base_url + path,
                     params=query,
-                    content=None if body is None else msgspec.json.encode(body),
+                    content=content,
                     headers=headers,
                     timeout=httpx.Timeout(TIMEOUT_S, read=wait_s + TIMEOUT_S),
                 )
@@ -109,12 +112,3 @@ class Api:
         if not response.is_success:
             raise error_of(response.status_code, response.content, task_id)
         return response
-
-
-def _segment(text: str) -> str:
-    """``text`` as one segment of a path, ``/`` included."""
-    segment = quote(text, safe="")
-    if segment in (".", ".."):
-        # RFC 3986, section 5.2.4: as they are, clients and proxies would remove these.
-        segment = segment.replace(".", "%2E")
-    return segment

@@ -11,46 +11,42 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
-from msgspec import UNSET
 
 from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
-from taskcast_trio.core.model import Draft
 
 BATCH_EVENTS: Final = 200
 BATCH_BYTES: Final = 256 * 1024
 WAITING_EVENTS: Final = 1000
 WAITING_BYTES: Final = 1024 * 1024
-OVERHEAD_BYTES: Final = 128
-"""Of an event beside its data."""
 
 
 class Emitter:
-    """``send`` stores a batch, or raises what is final: it is then raised to whoever emits, and
-    nothing more is sent. A batch that the server refuses as it stands is halved first, so that only
-    the event that is at fault is lost.
+    """``send`` stores a batch of events, each as JSON text, or raises what is final: it is then
+    raised to whoever emits, and nothing more is sent. A batch that the server refuses as it stands
+    is halved first, so that only the event that is at fault is lost.
     """
 
-    def __init__(self, send: Callable[[list[Draft]], Awaitable[None]]) -> None:
+    def __init__(self, send: Callable[[list[bytes]], Awaitable[None]]) -> None:
         self._send = send
-        self._waiting: deque[Draft] = deque()
+        self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._most = BATCH_EVENTS
         self._error: TaskcastError | None = None
         self._moved = trio.Event()
 
-    async def put(self, draft: Draft) -> None:
+    async def put(self, event: bytes) -> None:
         """Hand over an event; waits while too many wait. Cancelled, it hands over nothing.
 
         Raises:
             TaskcastError: what ended the sending.
         """
         await trio.lowlevel.checkpoint()
-        size = _size(draft)
+        size = len(event)
         while self._error is None and self._is_full(size):
             await self._moved.wait()
         if self._error is not None:
             raise self._error
-        self._waiting.append(draft)
+        self._waiting.append(event)
         self._bytes += size
         self._move()
 
@@ -83,9 +79,9 @@ class Emitter:
                 self._fail(error)
                 return
             else:
-                for draft in batch:
+                for event in batch:
                     self._waiting.popleft()
-                    self._bytes -= _size(draft)
+                    self._bytes -= len(event)
                 self._move()
 
     def _is_full(self, size: int) -> bool:
@@ -93,14 +89,14 @@ class Emitter:
             return False
         return len(self._waiting) >= WAITING_EVENTS or self._bytes + size > WAITING_BYTES
 
-    def _batch(self) -> list[Draft]:
-        batch: list[Draft] = []
+    def _batch(self) -> list[bytes]:
+        batch: list[bytes] = []
         size = 0
-        for draft in self._waiting:
-            size += _size(draft)
+        for event in self._waiting:
+            size += len(event)
             if batch and (len(batch) >= self._most or size > BATCH_BYTES):
                 break
-            batch.append(draft)
+            batch.append(event)
         return batch
 
     def _fail(self, error: TaskcastError) -> None:
@@ -112,7 +108,3 @@ class Emitter:
     def _move(self) -> None:
         moved, self._moved = self._moved, trio.Event()
         moved.set()
-
-
-def _size(draft: Draft) -> int:
-    return OVERHEAD_BYTES + (0 if draft.data is UNSET else len(bytes(draft.data)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
 import trio
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.client import AsyncTaskcastClient, Gap, draft
 from taskcast_trio.core.errors import TaskcastError
@@ -48,7 +49,7 @@ class Run:
         grace_s: float,
     ) -> None:
         self.task = task
-        self.params: Any = {} if task.params is UNSET else msgspec.json.decode(task.params)
+        self.params: Any = {} if task.params is UNSET else _value(task.params)
         self._hold = hold
         self._emitter = emitter
         self._move = move
@@ -91,7 +92,8 @@ class Run:
             TaskcastError: the server has refused an event that was emitted before.
         """
         event = draft(type, data, level=level, series=series, mode=mode, acc_field=acc_field)
-        await self._emitter.put(event)
+        # What can't be JSON is raised here, to whoever emits it, and not where it is sent.
+        await self._emitter.put(msgspec.json.encode(event))
 
     async def flush(self) -> None:
         """Wait until everything that was emitted is stored; raises as :meth:`emit`."""
@@ -187,14 +189,17 @@ def _raw(value: Any) -> Any:
     return Raw(msgspec.json.encode(value))
 
 
-class _Resolved(msgspec.Struct):
-    resolution: Any = None
+def _value(text: Raw) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(bytes(text))  # half an emoji, which msgspec refuses
 
 
-def _resolution(data: Any) -> Any:
+def _resolution(data: Raw | UnsetType) -> Any:
     if data is UNSET:
         return None
-    answer = msgspec.json.decode(data, type=_Resolved).resolution
+    answer = _value(data).get("resolution")
     if isinstance(answer, dict) and answer.keys() == {"resolution"}:
         return answer["resolution"]
     return answer

@@ -12,6 +12,8 @@ from msgspec import UNSET
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from taskcast_trio.client import ServerUnavailable
+from taskcast_trio.core import jsontext
+from taskcast_trio.core.errors import BadRequest
 
 from .link import Take
 from .roster import Roster
@@ -29,10 +31,12 @@ log = logging.getLogger(__name__)
 
 def read(text: str | bytes) -> Told | None:
     """A message of the server; None for one that is none of those known here."""
+    body = text.encode() if isinstance(text, str) else text
     try:
-        return msgspec.json.decode(text, type=Told)
-    except msgspec.MsgspecError:
+        found: Told = jsontext.parse(body, Told, max_depth=jsontext.MAX_DEPTH + 2)
+    except BadRequest:
         return None
+    return found
 
 
 class Session:

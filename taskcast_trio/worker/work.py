@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from taskcast_trio.client import AsyncTaskcastClient
 from taskcast_trio.core.errors import TaskcastError
-from taskcast_trio.core.model import Draft, Task, TaskError, Transition
+from taskcast_trio.core.model import Task, TaskError, Transition
 
 from .api import Api
 from .emitter import Emitter
@@ -120,10 +120,10 @@ class Work:
             partial(self._api.move, hold.task_id, change, key=key, fence=hold.fence)
         )
 
-    async def _publish(self, hold: Hold, drafts: list[Draft]) -> None:
+    async def _publish(self, hold: Hold, events: list[bytes]) -> None:
         key = hold.key()
         await hold.patiently(
-            partial(self._api.publish, hold.task_id, drafts, key=key, fence=hold.fence)
+            partial(self._api.publish, hold.task_id, events, key=key, fence=hold.fence)
         )
 
     async def _ask_after(self, wait_s: float) -> None:
@@ -148,9 +148,10 @@ async def _end(hold: Hold, run: Run, handler: Handler) -> Transition | Decline:
     try:
         with hold.scope:
             return _completed(await handler(run))
-    except Decline as end:
-        return end
-    except Exception as error:
+    except Exception as raised:
+        error = _alone(raised)
+        if isinstance(error, Decline):
+            return error
         if not hold.stopped:
             if hold.lost is None:
                 log.warning("The handler of task %r failed", hold.task_id, exc_info=error)
@@ -168,10 +169,18 @@ def _completed(result: Any) -> Transition:
     return Transition(status="completed", result=text)
 
 
-def _failed(error: Exception) -> Transition:
-    """What is told of an exception: that of a nursery is its only one, where it has one alone."""
+def _alone(error: Exception) -> Exception:
+    """What was raised, out of the nurseries that it passed through as the only one."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
+    return error
+
+
+def _failed(error: Exception) -> Transition:
     name = type(error).__name__
-    message = str(error)[:MAX_MESSAGE].encode(errors="replace").decode() or name
+    try:
+        text = str(error)
+    except Exception:  # whatever it is, it is the handler's: the task has failed all the same
+        text = ""
+    message = text[:MAX_MESSAGE].encode(errors="replace").decode() or name
     return Transition(status="failed", error=TaskError(message=message, code=name))

@@ -6,9 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from taskcast_trio.client import ServerUnavailable, draft
+from taskcast_trio.client import ServerUnavailable
 from taskcast_trio.core.errors import BadRequest, Forbidden, PayloadTooLarge
-from taskcast_trio.core.model import Draft
 from taskcast_trio.worker.emitter import WAITING_BYTES, WAITING_EVENTS, Emitter
 
 
@@ -22,8 +21,8 @@ class Server:
         self.bad: set[int] = set()
         self.wait_s = 1.0
 
-    async def send(self, drafts: list[Draft]) -> None:
-        numbers = [int(each.type) for each in drafts]
+    async def send(self, events: list[bytes]) -> None:
+        numbers = [int(each.split()[0]) for each in events]
         await trio.sleep(self.wait_s)
         if len(numbers) > self.most:
             raise PayloadTooLarge("too many")
@@ -50,7 +49,7 @@ async def test_the_first_goes_at_once_and_what_comes_meanwhile_goes_together(
         nursery.start_soon(emitter.run)
         await wait_all_tasks_blocked()
         for number in range(450):
-            await emitter.put(draft(str(number)))
+            await emitter.put(b"%d" % number)
             if number == 0:
                 await wait_all_tasks_blocked()
         await emitter.flush()
@@ -68,7 +67,7 @@ async def test_who_emits_faster_than_the_server_stores_waits(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(emitter.run)
         for number in range(3 * WAITING_EVENTS):
-            await emitter.put(draft(str(number)))
+            await emitter.put(b"%d" % number)
             most = max(most, number + 1 - len(server.stored))
         await emitter.flush()
         nursery.cancel_scope.cancel()
@@ -82,11 +81,11 @@ async def test_large_events_wait_by_their_bytes_and_one_over_the_bound_goes_alon
     emitter = Emitter(server.send)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(emitter.run)
-        await emitter.put(draft("0", "x" * (2 * WAITING_BYTES)))
+        await emitter.put(b"0".ljust(2 * WAITING_BYTES))
         with trio.move_on_after(0.5) as waiting:
-            await emitter.put(draft("1", "x"))
+            await emitter.put(b"1")
         assert waiting.cancelled_caught
-        await emitter.put(draft("2", "x"))
+        await emitter.put(b"2")
         assert trio.current_time() == 1
         await emitter.flush()
         nursery.cancel_scope.cancel()
@@ -100,7 +99,7 @@ async def test_a_batch_over_the_limits_of_the_server_is_sent_in_halves(
     emitter = Emitter(server.send)
     async with trio.open_nursery() as nursery:
         for number in range(100):
-            await emitter.put(draft(str(number)))
+            await emitter.put(b"%d" % number)
         nursery.start_soon(emitter.run)
         await emitter.flush()
         nursery.cancel_scope.cancel()
@@ -114,9 +113,9 @@ async def test_what_comes_before_a_bad_event_is_stored_and_who_emits_is_told(
     emitter = Emitter(server.send)
     async with trio.open_nursery() as nursery:
         for number in range(100):
-            await emitter.put(draft(str(number)))
+            await emitter.put(b"%d" % number)
         nursery.start_soon(emitter.run)
-        for again in (emitter.flush, lambda: emitter.put(draft("101"))):
+        for again in (emitter.flush, lambda: emitter.put(b"101")):
             with pytest.raises(BadRequest):
                 await again()
     assert server.stored == list(range(70))
@@ -126,7 +125,7 @@ async def test_what_comes_before_a_bad_event_is_stored_and_who_emits_is_told(
 async def test_who_waits_for_room_is_told_when_there_is_no_going_on(
     error: Exception, autojump_clock: MockClock
 ) -> None:
-    async def send(drafts: list[Draft]) -> None:
+    async def send(events: list[bytes]) -> None:
         await trio.sleep(1)
         raise error
 
@@ -135,5 +134,5 @@ async def test_who_waits_for_room_is_told_when_there_is_no_going_on(
         nursery.start_soon(emitter.run)
         with pytest.raises(type(error)):
             for number in range(WAITING_EVENTS + 1):
-                await emitter.put(draft(str(number)))
+                await emitter.put(b"%d" % number)
     assert trio.current_time() == 1
