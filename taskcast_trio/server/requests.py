@@ -76,6 +76,10 @@ class Permits:
     def __init__(self, engine: TaskEngine) -> None:
         self._engine = engine
 
+    def caller(self) -> Caller:
+        """Who asks; nothing is looked at."""
+        return caller_of(_scope())
+
     def route(self, name: str, task_id: str | None = None) -> Caller:
         return permit.permit(_scope(), name, task_id)
 

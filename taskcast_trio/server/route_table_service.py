@@ -100,6 +100,8 @@ WORKER_ROUTES: Final = (
         "Forget a worker",
         name="deleteWorker",
         tag="Workers",
+        text="Its tasks wait for `disconnectGraceMs`, and go to others then. Who has registered it "
+        "signs it off with `worker:connect` alone.",
         answers={204: Answer("Forgotten.")},
         errors=(404,),
         feature="workers",

@@ -19,7 +19,7 @@ from taskcast_trio.engine.workers.asked import Registration, checked, is_weight
 
 from . import answers
 from .auth.admission import Admissions
-from .auth.permit import check_worker, own_registration, owner_of, visible
+from .auth.permit import check_worker, own_registration, owner_of, signs_off, visible
 from .openapi_shapes import (
     Decline,
     Done,
@@ -55,8 +55,10 @@ def register(app: QuartTrio, runtime: Runtime, workers: Workers, admissions: Adm
 
     @app.delete("/workers/<worker_id>")
     async def delete_worker(worker_id: str) -> Response:
-        permits.route("deleteWorker")
-        await workers.delete(path_id(worker_id))
+        caller, id_ = permits.caller(), path_id(worker_id)
+        if not (signs_off(caller, id_) and await workers.belongs(id_, owner_of(caller))):
+            permits.route("deleteWorker")
+        await workers.delete(id_)
         return Response(b"", HTTPStatus.NO_CONTENT)
 
     @app.patch("/workers/<worker_id>/status")

@@ -476,3 +476,29 @@ async def test_a_worker_gets_only_tasks_that_its_token_reaches(start: Any) -> No
         await client.post("/workers/register", json={"workerId": "a"}, headers=alice)
         answer = await client.get("/workers/pull?workerId=a&timeout=3000", headers=alice)
         assert answer.json()["id"] == "hidden"
+
+
+async def test_who_has_registered_a_worker_signs_it_off_and_nobody_else_without_the_scope(
+    start: Any,
+) -> None:
+    auth = Auth(mode="jwt", jwt=Jwt(algorithm="HS256", secret=Secret(SECRET)))
+
+    def token(*scopes: str, **claims: Any) -> dict[str, str]:
+        return {"Authorization": f"Bearer {jwt.encode({'scope': scopes, **claims}, SECRET)}"}
+
+    async with start(Config(auth=auth, workers=Workers(enabled=True))) as server:
+        own, other = token("worker:connect", sub="a"), token("worker:connect", sub="b")
+        bound = token("worker:connect", sub="a", workerId="x")
+        for worker in ("w", "v"):
+            body = {"workerId": worker}
+            await server.client.post("/workers/register", json=body, headers=own)
+        for headers in (other, bound, token("worker:other", sub="a")):
+            refused = await server.client.delete("/workers/w", headers=headers)
+            assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
+        # Whether there is such a worker is not told to who may not look.
+        absent = await server.client.delete("/workers/absent", headers=own)
+        assert absent.json() == refused.json()
+        assert (await server.client.delete("/workers/w", headers=own)).status_code == 204
+        assert (await server.client.delete("/workers/w", headers=own)).status_code == 403
+        listed = await server.client.get("/workers", headers=token("worker:manage"))
+        assert [worker["id"] for worker in listed.json()["workers"]] == ["v"]

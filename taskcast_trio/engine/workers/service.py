@@ -46,6 +46,11 @@ class Workers(Crew):
             raise WorkerNotFound(worker_id)
         return worker
 
+    async def belongs(self, worker_id: str, owner: str | None) -> bool:
+        """Whether there is such a worker, and it is this owner's."""
+        worker = await self.registry.fetch(worker_id)
+        return worker is not None and self.leases.is_listed(worker) and worker.owner == owner
+
     async def _own(self, worker_id: str, owner: str | None) -> Worker:
         """The worker, which belongs to who asks.
 

@@ -97,6 +97,12 @@ def check_worker(caller: Caller, worker_id: str) -> None:
         raise Forbidden(f"This caller is worker {caller.worker_id}")
 
 
+def signs_off(caller: Caller, worker_id: str) -> bool:
+    """Whether ``caller`` may sign a worker off that is its own."""
+    of_token = not caller.worker_id or caller.worker_id == worker_id
+    return of_token and caller.has(SCOPES["registerWorker"])
+
+
 def own_registration(caller: Caller, asked: Registration) -> Registration:
     """As `check_worker`; a registration without an id gets that of the token."""
     if asked.worker_id is not UNSET:
