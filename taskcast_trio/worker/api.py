@@ -2,113 +2,103 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import httpx
 import msgspec
 import trio
 
-from taskcast_trio.client import ServerUnavailable
-from taskcast_trio.client.composing import FENCE, segment, task_path
-from taskcast_trio.client.errors import decode, error_of
-from taskcast_trio.client.retries import KEY
+from taskcast_trio.client import AsyncTaskcastClient, ServerUnavailable
+from taskcast_trio.client.composing import (
+    FENCE,
+    decoder,
+    nothing,
+    reading,
+    segment,
+    task_path,
+    writing,
+)
+from taskcast_trio.client.retries import KEY, NO_RETRIES, Call
+from taskcast_trio.client.service_calls import delete_worker
+from taskcast_trio.client.steps import TIMEOUT_S, Reply, Request
 from taskcast_trio.core.model import Task, Transition
 
-from .wire import Cancel, Heard, Holding, Pulse, Registered, Registration
+from .wire import Cancel, Giving, Heard, Holding, Pulse, Registered, Registration
 
-TIMEOUT_S: Final = 10.0
-"""For each step of a request, as httpx counts them; all of one may take twice that."""
+PATIENCE_S: Final = 2 * TIMEOUT_S
+"""For all of a request, beside what it is to wait for; ``TIMEOUT_S`` is for each step of it."""
+
+T = TypeVar("T")
 
 
 class Api:
     """Every method raises ``ServerUnavailable`` where no answer comes, and an error of
-    ``core.errors`` (or ``ResponseError``) where the server says no.
+    ``core.errors`` (or ``ResponseError``) where the server says no. None is tried again here.
 
     Cancelling a call closes its connection; whether it took effect is then unknown, and the same
     ``key`` makes it safe to repeat.
     """
 
-    def __init__(self, base_url: str, token: str | None, http: httpx.AsyncClient) -> None:
-        self._base_url = base_url
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._http = http
+    def __init__(self, client: AsyncTaskcastClient) -> None:
+        self._client = client
 
     async def register(self, asked: Registration) -> str:
         """Enter the worker, for pulling; its id."""
-        answer = await self._call("POST", "/workers/register", asked)
-        return decode(answer.content, Registered, status=answer.status_code).id
+        found = await self._ask(writing("POST", "/workers/register", Registered, asked))
+        return found.id
+
+    async def unregister(self, worker_id: str) -> None:
+        """Sign the worker off."""
+        await self._ask(delete_worker(worker_id))
 
     async def heartbeat(
         self, worker_id: str, tasks: list[Holding] | msgspec.UnsetType
     ) -> tuple[list[Cancel], float]:
         """What is to be stopped, and how often (s) the server wants to hear of the worker."""
         path = f"/workers/{segment(worker_id)}/heartbeat"
-        answer = await self._call("POST", path, Pulse(tasks=tasks))
-        heard = decode(answer.content, Heard, status=answer.status_code)
+        heard = await self._ask(writing("POST", path, Heard, Pulse(tasks=tasks)))
         return heard.cancel, heard.interval_ms / 1000
 
     async def pull(self, worker_id: str, wait_s: float) -> Task | None:
         """The next task, waited for up to ``wait_s``."""
-        answer = await self._call(
-            "GET",
-            "/workers/pull",
-            query={"workerId": worker_id, "timeout": str(int(wait_s * 1000))},
-            wait_s=wait_s,
-        )
-        if answer.status_code == httpx.codes.NO_CONTENT:
-            return None
-        return decode(answer.content, Task, status=answer.status_code)
+        params = {"workerId": worker_id, "timeout": str(int(wait_s * 1000))}
+        call = reading("/workers/pull", Task, params, read_timeout_s=wait_s + TIMEOUT_S)
+        return await self._ask(Call(call.request, _pulled, call.repeat), wait_s)
 
     async def decline(self, worker_id: str, task_id: str, *, blacklist: bool) -> None:
         """Give a task back."""
-        body = {"workerId": worker_id, "blacklist": blacklist}
-        await self._call("POST", f"/workers/tasks/{segment(task_id)}/decline", body)
+        path = f"/workers/tasks/{segment(task_id)}/decline"
+        body = Giving(worker_id=worker_id, blacklist=blacklist)
+        await self._ask(writing("POST", path, dict, body))
 
     async def publish(self, task_id: str, events: list[bytes], *, key: str, fence: int) -> None:
         """Append events, each given as JSON text, all or none."""
-        path = task_path(task_id, "/events")
+        headers = {"Content-Type": "application/json", KEY: key, FENCE: str(fence)}
         body = b"[%b]" % b",".join(events)
-        await self._call("POST", path, body, task_id=task_id, key=key, fence=fence)
+        request = Request("POST", task_path(task_id, "/events"), headers=headers, body=body)
+        await self._ask(Call(request, nothing, "keyed", task_id=task_id))
 
     async def move(self, task_id: str, change: Transition, *, key: str, fence: int) -> Task:
         """Move a task to another status."""
         path = task_path(task_id, "/status")
-        answer = await self._call("PATCH", path, change, task_id=task_id, key=key, fence=fence)
-        return decode(answer.content, Task, status=answer.status_code)
+        return await self._ask(
+            writing("PATCH", path, Task, change, task_id=task_id, key=key, fence=fence)
+        )
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: dict[str, str] | None = None,
-        task_id: str | None = None,
-        key: str | None = None,
-        fence: int | None = None,
-        wait_s: float = 0.0,
-    ) -> httpx.Response:
-        headers = dict(self._headers)
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if key is not None:
-            headers[KEY] = key
-        if fence is not None:
-            headers[FENCE] = str(fence)
-        content = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
+    async def _ask(self, call: Call[T], wait_s: float = 0.0) -> T:
         try:
-            with trio.fail_after(wait_s + 2 * TIMEOUT_S):
-                response = await self._http.request(
-                    method,
-                    self._base_url + path,
-                    params=query,
-                    content=content,
-                    headers=headers,
-                    timeout=httpx.Timeout(TIMEOUT_S, read=wait_s + TIMEOUT_S),
-                )
-        except (httpx.RequestError, trio.TooSlowError) as error:
-            reason = str(error) or type(error).__name__
-            raise ServerUnavailable(f"No answer from {self._base_url}: {reason}") from error
-        if not response.is_success:
-            raise error_of(response.status_code, response.content, task_id)
-        return response
+            with trio.fail_after(wait_s + PATIENCE_S):
+                return await self._client.ask(call, retries=NO_RETRIES)
+        except trio.TooSlowError as error:
+            where = self._client.base_url
+            raise ServerUnavailable(f"No answer from {where}: it takes too long") from error
+
+
+_read_task = decoder(Task)
+
+
+def _pulled(reply: Reply) -> Task | None:
+    if reply.status == httpx.codes.NO_CONTENT:
+        return None
+    task: Task = _read_task(reply)
+    return task

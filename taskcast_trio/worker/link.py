@@ -26,5 +26,8 @@ class Link(Protocol):
     def leave(self) -> None:
         """Sign off, and let `run` return."""
 
+    async def bye(self) -> None:
+        """After all: tell the server that the worker is gone, where it does not know."""
+
     def ask(self) -> None:
         """Find out now whether something is to be stopped, where the server does not tell."""

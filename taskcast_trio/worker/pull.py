@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import trio
@@ -65,6 +66,11 @@ class PullLink:
         self._leaving.set()
         if not self._serving:
             self._scope.cancel()
+
+    async def bye(self) -> None:
+        if self._serving:
+            with suppress(TaskcastError):  # its silence will tell
+                await self._api.unregister(self._id)
 
     def ask(self) -> None:
         beat, self._beat_now = self._beat_now, trio.Event()

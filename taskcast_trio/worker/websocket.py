@@ -52,7 +52,7 @@ class SocketLink:
         describe: Describe,
         take: Take,
         *,
-        tls: ssl.SSLContext | None,
+        tls: ssl.SSLContext,
     ) -> None:
         parts = urlsplit(url)
         self._url = url
@@ -96,6 +96,9 @@ class SocketLink:
         self._leaving.set()
         if self._session is None:
             self._try.cancel()
+
+    async def bye(self) -> None:
+        pass  # the close frame has told
 
     def ask(self) -> None:
         pass  # it tells
@@ -141,7 +144,7 @@ class SocketLink:
         return await trio.open_ssl_over_tcp_stream(
             self._name,
             self._port,
-            ssl_context=self._tls or ssl.create_default_context(),
+            ssl_context=self._tls,
             https_compatible=True,
         )
 

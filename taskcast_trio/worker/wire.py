@@ -48,6 +48,13 @@ class Cancel(Wire, frozen=True, kw_only=True):
     reason: str
 
 
+class Giving(Wire, frozen=True, kw_only=True):
+    """The body of a decline."""
+
+    worker_id: str
+    blacklist: bool
+
+
 class Heard(Wire, frozen=True, kw_only=True):
     """The answer to a heartbeat."""
 

@@ -15,6 +15,7 @@ import trio
 from msgspec import UNSET, Raw
 
 from taskcast_trio.client import AsyncTaskcastClient
+from taskcast_trio.client.transport import limits
 from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.core.filter import matches_type
 from taskcast_trio.core.matching import MatchRule, TagRule
@@ -165,21 +166,15 @@ class Worker:
             raise ValueError("The worker has no handler: see Worker.task")
         if self._work is not None:
             raise RuntimeError("The worker has run already")
+        tls = self._tls or _trust_of(self._url)
         # A blocked handler keeps a connection, so a limit would be one on handlers.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        http = httpx.AsyncClient(limits=limits, verify=True if self._tls is None else self._tls)
+        http = httpx.AsyncClient(limits=limits(), verify=tls)
+        client = AsyncTaskcastClient(self._url, token=self._token, http=http)
+        api = Api(client)
+        link = self._link(api, tls)
+        self._work = Work(api, client, self._roster, grace_s=self._grace_s, ask=link.ask)
         refused: TaskcastError | None = None
         try:
-            api = Api(self._url, self._token, http)
-            client = AsyncTaskcastClient(self._url, token=self._token, http=http)
-            link = self._link(api)
-            self._work = Work(
-                api,
-                client,
-                self._roster,
-                grace_s=self._grace_s,
-                ask=link.ask,
-            )
             async with trio.open_nursery() as nursery:
                 self._shelter = await nursery.start(self._give_shelter)
                 nursery.start_soon(self._roster.watch_leases)
@@ -196,6 +191,8 @@ class Worker:
                 nursery.cancel_scope.cancel()
         finally:
             with trio.move_on_after(CLOSE_S, shield=True):
+                await link.bye()
+            with trio.move_on_after(CLOSE_S, shield=True):
                 await http.aclose()
         if refused is not None:
             raise refused
@@ -204,14 +201,12 @@ class Worker:
         await self._roster.known.wait()
         task_status.started()
 
-    def _link(self, api: Api) -> Link:
+    def _link(self, api: Api, tls: ssl.SSLContext) -> Link:
         if self._mode == "pull":
             return PullLink(
                 api, self._roster, self._describe, self._take, heartbeat_s=self._heartbeat_s
             )
-        return SocketLink(
-            self._url, self._token, self._roster, self._describe, self._take, tls=self._tls
-        )
+        return SocketLink(self._url, self._token, self._roster, self._describe, self._take, tls=tls)
 
     def _describe(self) -> Registration:
         """What the worker says of itself whenever it comes, with the tasks that it has still."""
@@ -290,6 +285,13 @@ class Worker:
                 break
             self._roster.stop()
         link.leave()
+
+
+def _trust_of(url: str) -> ssl.SSLContext:
+    """The system's certificates; none where none is asked for, as reading them takes its time."""
+    if url.startswith("https:"):
+        return ssl.create_default_context()
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _is_main_thread() -> bool:

@@ -144,8 +144,7 @@ async def test_a_drain_lets_handlers_finish_and_takes_no_new_task(server: Any, m
         await becomes(server, task, "completed")
     assert len(await events_of(server, task, "last")) == 1
     assert (await becomes(server, later, "pending"))["status"] == "pending"
-    if mode == "websocket":
-        assert (await server.client.get("/workers")).json() == {"workers": []}
+    assert (await server.client.get("/workers")).json() == {"workers": []}
 
 
 @pytest.mark.parametrize("how", ["stop", "cancel"])
