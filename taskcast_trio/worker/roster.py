@@ -66,23 +66,19 @@ class Roster:
     # Holds ---------------------------------------------------------------------------------------
 
     def add(self, hold: Hold) -> bool:
-        """Enter an assignment; False where it is known already."""
+        """Enter an assignment, which ends a former one of its task; False where it is known."""
         key = (hold.task_id, hold.fence)
         if key in self._holds:
             return False
+        for other in self._holds.values():
+            if other.task_id == hold.task_id and other.fence < hold.fence:
+                other.lose("reassigned")
         self._holds[key] = hold
         return True
 
     def remove(self, hold: Hold) -> None:
         del self._holds[hold.task_id, hold.fence]
         self.change()
-
-    def is_latest(self, hold: Hold) -> bool:
-        """Whether the task was not assigned to this worker anew since."""
-        return not any(
-            other.task_id == hold.task_id and other.fence > hold.fence
-            for other in self._holds.values()
-        )
 
     def stop(self) -> None:
         """Stop every handler, to give the tasks back."""

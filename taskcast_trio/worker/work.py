@@ -109,10 +109,9 @@ class Work:
     async def _give_back(self, hold: Hold, *, blacklist: bool) -> None:
         worker_id = self._roster.worker_id
         assert worker_id is not None
-        if self._roster.is_latest(hold):
-            await hold.patiently(
-                partial(self._api.decline, worker_id, hold.task_id, blacklist=blacklist)
-            )
+        await hold.patiently(
+            partial(self._api.decline, worker_id, hold.task_id, blacklist=blacklist)
+        )
 
     async def _move(self, hold: Hold, change: Transition) -> Task:
         key = hold.key()

@@ -54,6 +54,35 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
         assert await events_of(server, task, "late") == []
 
 
+async def test_of_a_task_that_comes_back_to_its_worker_only_the_former_run_is_stopped(
+    server: Any,
+) -> None:
+    """What is to be stopped the server says by the task, and both runs are of the same."""
+    worker = worker_of(server.url, "pull", heartbeat_s=2.0, worker_id="w")
+    ends: list[str | None] = []
+    begun, go_on = trio.Event(), trio.Event()
+
+    @worker.task()
+    async def handler(run: Run) -> None:
+        begun.set()
+        try:
+            await go_on.wait()
+        finally:
+            ends.append(run.cancelled)
+
+    async with working(worker):
+        task = await server.task(assignMode="pull")
+        await begun.wait()
+        await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "w"})
+        begun = trio.Event()
+        await begun.wait()
+        await trio.sleep(2.5)  # a heartbeat
+        go_on.set()
+        await becomes(server, task, "completed")
+    assert ends == ["reassigned", None]
+    assert await actions_of(server, task) == ["assigned", "declined", "assigned"]
+
+
 async def test_a_worker_that_the_server_forgot_comes_back_with_its_tasks(server: Any) -> None:
     worker = worker_of(server.url, "pull", worker_id="w")
     begun, go_on = trio.Event(), trio.Event()
