@@ -67,12 +67,21 @@ def built(
 
 def unavailable(base_url: str, error: httpx.RequestError) -> ServerUnavailable:
     """What a request that got no answer is told as."""
-    reason = str(error) or type(error).__name__
-    failure = ServerUnavailable(f"No answer from {base_url}: {reason}")
+    failure = ServerUnavailable(f"No answer from {base_url}: {_reason(error)}")
     failure.sent = not isinstance(error, _NEVER_SENT + _NEVER_RIGHT)
     if isinstance(error, _NEVER_RIGHT):
         failure.retryable = False  # type: ignore[misc]  # the caller's mistake: it stays one
     return failure
+
+
+def _reason(error: httpx.RequestError) -> str:
+    if isinstance(error, httpx.LocalProtocolError):
+        return "a header has characters that none may have"  # its text shows the header: a token
+    # Of TLS, what it is about stands at the end of the chain alone.
+    cause: BaseException | None = error
+    while cause is not None and not str(cause):
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__ if cause is None else str(cause)
 
 
 def is_stream(response: httpx.Response) -> bool:

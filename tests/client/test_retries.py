@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from taskcast_trio.client import (
+    AsyncTaskcastClient,
     GatewayError,
     RateLimited,
     RetryPolicy,
@@ -226,3 +228,24 @@ def test_every_error_of_the_server_is_raised_as_itself(kind: type[TaskcastError]
     raised = play(READ, *refusal, *unrenewed, policy=RetryPolicy(tries=1)).raised
     assert type(raised) is kind
     assert str(raised) == "e"
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause", "told"),
+    [
+        (httpx.LocalProtocolError("Illegal header value b'Bearer secret\\n'"), None, "a header"),
+        (httpx.ConnectError(""), OSError("CERTIFICATE_VERIFY_FAILED"), "CERTIFICATE_VERIFY_FAILED"),
+        (httpx.ReadTimeout(""), None, "ReadTimeout"),
+    ],
+)
+async def test_why_no_answer_came_is_told_without_the_token(
+    failure: Exception, cause: Exception | None, told: str
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise failure from cause
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = AsyncTaskcastClient("http://server", http=http, retries=RetryPolicy(tries=1))
+    with pytest.raises(ServerUnavailable, match=told) as raised:
+        await client.get("t")
+    assert "secret" not in str(raised.value)
