@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import signal
 import ssl
@@ -16,7 +17,7 @@ from msgspec import UNSET, Raw
 
 from taskcast_trio.client import AsyncTaskcastClient
 from taskcast_trio.client.transport import limits
-from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.core.errors import NotFound, TaskcastError
 from taskcast_trio.core.filter import matches_type
 from taskcast_trio.core.matching import MatchRule, TagRule
 
@@ -24,6 +25,7 @@ from .api import Api
 from .errors import WorkerReplaced
 from .hold import Hold
 from .link import Link
+from .options import checked_times, checked_token, checked_url
 from .pull import PullLink
 from .roster import MAX_TOLD, Roster
 from .websocket import SocketLink
@@ -100,12 +102,11 @@ class Worker:
     ) -> None:
         if not 1 <= capacity <= MAX_TOLD:
             raise ValueError(f"capacity is from 1 to {MAX_TOLD}")
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("url begins with http:// or https://")
+        checked_times(lease_s=lease_s, grace_s=grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s)
         if mode not in ("websocket", "pull"):
             raise ValueError("mode is websocket or pull")
-        self._url = url.rstrip("/")
-        self._token = token
+        self._url = checked_url(url)
+        self._token = checked_token(token)
         self._mode = mode
         self._tags = tags
         self._weight = weight
@@ -133,13 +134,25 @@ class Worker:
         """Make a function the handler of tasks with these types: exact ones, ``prefix.*``, or ``*``
         for every type. Without any, of all tasks that have no other handler, those without a type
         included. The longest pattern that fits decides.
+
+        Raises:
+            ValueError: one of the types has a handler already.
+            TypeError: it is no ``async def`` function.
         """
+        if not all(isinstance(each, str) for each in types):
+            raise TypeError("Types are texts; for a handler of all tasks write @worker.task()")
+        patterns = types or (None,)
 
         def register(handler: H) -> H:
-            for pattern in types or (None,):
+            is_plain = inspect.isfunction(handler) and not inspect.iscoroutinefunction(
+                inspect.unwrap(handler)
+            )
+            if is_plain:
+                raise TypeError(f"A handler is an async def function without yield: {handler!r}")
+            for pattern in patterns:
                 if pattern in self._handlers:
                     raise ValueError(f"There is a handler for {pattern or 'all tasks'} already")
-                self._handlers[pattern] = handler
+            self._handlers.update(dict.fromkeys(patterns, handler))
             return handler
 
         return register
@@ -194,6 +207,8 @@ class Worker:
                 await link.bye()
             with trio.move_on_after(CLOSE_S, shield=True):
                 await http.aclose()
+        if isinstance(refused, NotFound):
+            refused.add_note(f"{self._url} is no server with --workers-api, or has another prefix")
         if refused is not None:
             raise refused
 

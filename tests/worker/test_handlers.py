@@ -274,20 +274,3 @@ async def test_an_available_task_is_claimed_by_one_as_soon_as_it_has_room() -> N
             for task in tasks:
                 await becomes(server, task, "completed", wait_s=5)
     assert sorted(ran) == sorted(tasks)
-
-
-def test_what_can_be_no_worker_is_refused() -> None:
-    for options in ({"capacity": 0}, {"capacity": 1001}, {"mode": "push"}):
-        with pytest.raises(ValueError):
-            worker_of("http://localhost", **options)
-    with pytest.raises(ValueError):
-        worker_of("localhost:3721")
-    worker = worker_of("http://localhost")
-    with pytest.raises(ValueError):
-        trio.run(worker.run)
-
-    async def nothing(run: Run) -> None: ...
-
-    worker.task("a")(nothing)
-    with pytest.raises(ValueError):
-        worker.task("b", "a")(nothing)
