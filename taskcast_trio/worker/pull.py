@@ -104,7 +104,8 @@ class PullLink:
             self._roster.worker_id = worker_id
             self._roster.heard()
             self._known = True
-            log.info("Worker %s is registered, and pulls", worker_id)
+            if not self._draining:
+                log.info("Worker %s is registered, and pulls", worker_id)
 
     async def _patiently(self, step: Callable[[], Awaitable[T]]) -> T:
         tries = 0

@@ -164,7 +164,8 @@ class Worker:
         self._stopping.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until stopped; may be called once. Started when the server knows the worker.
+        """Work until stopped; may be called once. Started when the server knows the worker,
+        or it was stopped before that.
 
         While the server is away it is waited for, also at the start. Cancelling this stops the
         handlers at once; their tasks are given back, for which it takes up to ``grace_s`` and a few
@@ -197,6 +198,8 @@ class Worker:
                 nursery.start_soon(self._tell_when_known, task_status)
                 try:
                     await link.run()
+                    if not self._roster.known.is_set():
+                        task_status.started()  # stopped before: who starts it is not to wait
                 except TaskcastError as error:
                     refused = error
                 finally:

@@ -332,8 +332,11 @@ async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str, list
             @worker.task()
             async def nothing(run: Run) -> None: ...
 
-            async with trio.open_nursery() as inner:
-                inner.start_soon(worker.run)
+            async def stop() -> None:
                 await trio.sleep(0.3)
                 worker.stop()
+
+            async with trio.open_nursery() as inner:
+                inner.start_soon(stop)
+                await inner.start(worker.run)
             nursery.cancel_scope.cancel()
