@@ -79,7 +79,7 @@ class TrustedService(Section, frozen=True):
 
 class WorkerDefaults(Section, frozen=True):
     heartbeat_interval_ms: Ms = 30_000
-    """How often a worker is to give a sign of life."""
+    """How often a worker is to give a sign of life; at least three times within the timeout."""
     heartbeat_timeout_ms: Ms | None = None
     """After what silence it counts as lost. Without: three times the interval, at least 90000."""
     offer_timeout_ms: Ms = 10_000

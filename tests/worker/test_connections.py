@@ -237,6 +237,24 @@ async def test_a_worker_with_busy_handlers_stays_known(mode: str) -> None:
                 assert await actions_of(server, task) == ["assigned"]
 
 
+async def test_an_idle_worker_stays_known_where_only_the_timeout_was_made_shorter(
+    mode: str,
+) -> None:
+    """The interval stays at its 30 s: nobody may have to keep silent for longer than is allowed."""
+    async with start_server(config(heartbeat_timeout_ms=900, disconnect_grace_ms=100)) as server:
+        worker = worker_of(server.url, mode, heartbeat_s=None, worker_id="w")
+
+        @worker.task()
+        async def nothing(run: Run) -> None: ...
+
+        async with working(worker):
+            came = (await server.client.get("/workers/w")).json()["connectedAt"]
+            for _ in range(20):
+                await trio.sleep(0.1)
+                shown = (await server.client.get("/workers/w")).json()
+                assert (shown.get("status"), shown.get("connectedAt")) == ("idle", came)
+
+
 async def test_a_worker_speaks_tls(mode: str, tmp_path: Path) -> None:
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")

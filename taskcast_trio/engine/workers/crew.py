@@ -73,10 +73,11 @@ class Crew:
         clock, timetable = engine.clock, engine.timetable
         shared = backend.peers is not None
         self._shared = shared
-        self.heartbeat_s: Final = defaults.heartbeat_interval_ms / 1000
         timeout_ms = defaults.heartbeat_timeout_ms or max(
             3 * defaults.heartbeat_interval_ms, 90_000
         )
+        # However short the timeout is, a worker has time for three signs of life.
+        self.heartbeat_s: Final = min(defaults.heartbeat_interval_ms, timeout_ms / 3) / 1000
         self.timeout_s: Final = timeout_ms / 1000
         self._grace_ms = defaults.disconnect_grace_ms
         name = f"{noise(64):016x}"
