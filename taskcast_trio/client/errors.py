@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -114,6 +114,7 @@ class _Body(msgspec.Struct):
     error: str
     code: str = ""
     expected_seq: int | None = msgspec.field(default=None, name="expectedSeq")
+    status: Any = None
 
 
 def refusal(reply: Reply, task_id: str | None = None) -> TaskcastError:
@@ -146,6 +147,8 @@ def error_of(status: int, body: bytes, task_id: str | None = None) -> TaskcastEr
     error.body = body
     if told is not None and told.expected_seq is not None:
         error.facts = {"expectedSeq": told.expected_seq}
+    elif told is not None and isinstance(error, errors.TaskCancelled):
+        error.facts = {"status": told.status} if isinstance(told.status, str) else {}
     if isinstance(error, TaskNotFound) and task_id is not None:
         error.task_id = task_id
     return error

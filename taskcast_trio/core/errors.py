@@ -46,7 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TaskcastError(Exception):
@@ -57,7 +57,7 @@ class TaskcastError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
     body: bytes = b""
-    facts: Mapping[str, int] = MappingProxyType({})
+    facts: Mapping[str, Any] = MappingProxyType({})
     """What the answer says besides, by its names on the wire."""
 
     @property
@@ -205,6 +205,7 @@ class TaskCancelled(Conflict):
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(f"Task {task_id} was taken from its worker: it is {status}")
+        self.facts = {"status": status}
 
 
 class SeqGap(Conflict):

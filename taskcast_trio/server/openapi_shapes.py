@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
-from taskcast_trio.core.model import Wire
+from taskcast_trio.core.model import Status, Wire
 from taskcast_trio.core.views import (
     Adapter,
     Adapters,
@@ -71,12 +71,13 @@ __all__ = [
 
 class Error(Wire, frozen=True, kw_only=True):
     """Every refusal: ``error`` is for people, ``code`` for programs. ``expectedSeq`` is with
-    ``seq_gap`` and ``seq_stale``.
+    ``seq_gap`` and ``seq_stale``, ``status`` (of the task) with ``task_cancelled``.
     """
 
     error: str
     code: str | UnsetType = UNSET
     expected_seq: int | UnsetType = UNSET
+    status: Status | UnsetType = UNSET
 
 
 class Links(Wire, frozen=True, kw_only=True):

@@ -16,6 +16,16 @@ LOST: Final = (
 """Answers that say that the task is not this worker's any more."""
 
 
+def loss(error: TaskcastError) -> str:
+    """Why it is not, of such an answer: in the words in which the server tells of it by itself."""
+    match error:
+        case errors.StaleFence():
+            return "reassigned"
+        case errors.TaskNotFound():
+            return "deleted"
+    return str(error.facts.get("status", "ended"))
+
+
 class TaskLost(TaskcastError):
     """The task is not this worker's any more: what is done for it is done for nobody."""
 

@@ -11,7 +11,7 @@ import trio
 
 from taskcast_trio.core.errors import TaskcastError
 
-from .errors import LOST, TaskLost
+from .errors import LOST, TaskLost, loss
 from .pauses import pause_s
 from .wire import Holding
 
@@ -87,8 +87,9 @@ class Hold:
             try:
                 return await step()
             except LOST as error:
-                self.lose(error.code)
-                raise TaskLost(self.task_id, error.code) from error
+                reason = loss(error)
+                self.lose(reason)
+                raise TaskLost(self.task_id, reason) from error
             except TaskcastError as error:
                 if not error.retryable:
                     raise

@@ -64,8 +64,9 @@ class Run:
 
     @property
     def cancelled(self) -> str | None:
-        """Why the handler is cancelled: ``cancelled``, ``timeout``, ``paused``, ``reassigned``,
-        ``lease_ended``, ``stopping`` and others; None while it is not.
+        """Why the handler is cancelled: ``cancelled``, ``timeout``, ``paused`` or whatever else the
+        task was made by others, ``reassigned``, ``deleted``, ``replaced``, ``ended`` where it can't
+        be said how, ``lease_ended``, ``stopping``; None while it is not.
         """
         if self._hold.lost is not None:
             return self._hold.lost

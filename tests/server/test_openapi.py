@@ -179,6 +179,11 @@ def test_every_refusal_has_the_one_shape_of_errors(route: Route) -> None:
         assert schema == {"$ref": "#/components/schemas/Error"}
     error = document()["components"]["schemas"]["Error"]
     assert error["required"] == ["error"]
+    status = error["properties"].pop("status")
+    assert (
+        status["enum"]
+        == document()["components"]["schemas"]["Task"]["properties"]["status"]["enum"]
+    )
     assert error["properties"] == {
         "error": {"type": "string"},
         "code": {"type": "string"},

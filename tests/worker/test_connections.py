@@ -50,7 +50,7 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
         with trio.fail_after(5):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-        assert why[0] == "stale_fence"
+        assert why[0] == "reassigned"
         assert await events_of(server, task, "late") == []
 
 

@@ -54,7 +54,8 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
     assert await events_of(server, task, "late") == []
 
 
-async def test_an_emit_learns_of_a_cancel_without_any_heartbeat(server: Any) -> None:
+@pytest.mark.parametrize("status", ["cancelled", "paused", "failed", "deleted"])
+async def test_an_emit_learns_of_an_end_without_any_heartbeat(server: Any, status: str) -> None:
     worker = worker_of(server.url, "pull", heartbeat_s=1000)
     begun, why = trio.Event(), []
 
@@ -71,11 +72,14 @@ async def test_an_emit_learns_of_a_cancel_without_any_heartbeat(server: Any) -> 
     async with working(worker):
         task = await server.task(assignMode="pull")
         await begun.wait()
-        await server.move(task, "cancelled")
+        if status == "deleted":
+            await server.client.delete(f"/tasks/{task}")
+        else:
+            await server.move(task, status)
         with trio.fail_after(2):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-    assert why == ["task_cancelled"]
+    assert why == [status]
 
 
 async def test_the_deadline_of_a_task_cancels_its_handler(server: Any, mode: str) -> None:
