@@ -18,7 +18,7 @@ URL_SCHEMES: Final = ("postgresql://", "postgres://")
 UP_TO_DATE: Final = "nothing to do: the database is up to date"
 
 
-@click.command()
+@click.command(short_help="Create or upgrade the tables in PostgreSQL.")
 @click.option(
     "--config",
     "-c",
