@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -243,6 +244,7 @@ def _lifetime(server: Server) -> str:
 async def _tell_stream(http: httpx.AsyncClient, server: Server, tell: Tell) -> None:
     """Whether the first bytes of a stream come while it is open."""
     import httpx as errors
+    import trio
 
     began = time.perf_counter()
     try:
@@ -251,8 +253,13 @@ async def _tell_stream(http: httpx.AsyncClient, server: Server, tell: Tell) -> N
             if not kind.startswith("text/event-stream"):
                 tell(Check("stream", "failed", f"GET /events answered {answer.status_code}"))
                 return
-            async for _ in answer.aiter_raw():
-                break
+            parts = answer.aiter_raw()
+            await anext(parts, None)
+            # httpx reads through nested generators, which have to end in order: resumed under a
+            # cancelled scope, they do.
+            with trio.CancelScope(deadline=-math.inf):
+                async for _ in parts:
+                    pass
     except errors.HTTPError:
         text = f"nothing came in {TIMEOUT_S:g} s: does a proxy before the server buffer?"
         tell(Check("stream", "failed", text))
