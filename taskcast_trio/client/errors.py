@@ -1,13 +1,27 @@
-"""What the client raises: the errors of ``core.errors``, and two of its own."""
+"""What the client raises: the errors of ``core.errors``, and some of its own::
+
+    TaskcastError
+      ServerUnavailable         503 server_unavailable   no answer came
+      ResponseError                                      an answer that fits no other error
+        GatewayError                                     of something before the server: it is also
+                                                         a ServerUnavailable
+
+Of those that were answers, ``body`` is the answer, and ``retry_after_s`` the ``Retry-After`` of it.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Final, TypeVar
 
 import msgspec
 
 from taskcast_trio.core import errors, jsontext
+from taskcast_trio.core.backoff import retry_after_ms
 from taskcast_trio.core.errors import BadRequest, TaskcastError, TaskNotFound
+
+from .steps import Reply
 
 T = TypeVar("T")
 
@@ -16,11 +30,15 @@ class ServerUnavailable(TaskcastError):
     """No answer: the connection could not be made, or broke, or took too long.
 
     Whether a request had an effect is then unknown; an ``idempotency_key`` makes repeating it safe.
+
+    Attributes:
+        sent: whether the request may have reached the server.
     """
 
     status = 503
     code = "server_unavailable"
     retryable = True
+    sent = True
 
 
 class ResponseError(TaskcastError):
@@ -35,6 +53,11 @@ class ResponseError(TaskcastError):
         self.body = body
 
 
+class GatewayError(ResponseError, ServerUnavailable):
+    """A 502, 503 or 504 that is none of the server's own: of a proxy that can't reach it."""
+
+
+_GATEWAY: Final = frozenset({502, 503, 504})
 _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
     (cls.status, cls.code): cls
     for cls in (
@@ -49,6 +72,7 @@ _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
         errors.TaskNotFound,
         errors.RequestNotFound,
         errors.WorkerNotFound,
+        errors.WebhookNotFound,
         errors.NotPending,
         errors.NoRoom,
         errors.StaleFence,
@@ -57,6 +81,8 @@ _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
         errors.TaskExists,
         errors.InvalidTransition,
         errors.RevisionConflict,
+        errors.TaskArchived,
+        errors.RequestTimeout,
         errors.PayloadTooLarge,
         errors.TaskFull,
         errors.KeyReused,
@@ -74,6 +100,7 @@ _BY_STATUS: Final[dict[int, type[TaskcastError]]] = {
     401: errors.Unauthorized,
     403: errors.Forbidden,
     404: errors.NotFound,
+    408: errors.RequestTimeout,
     409: errors.Conflict,
     413: errors.PayloadTooLarge,
     422: errors.KeyReused,
@@ -86,8 +113,17 @@ class _Body(msgspec.Struct):
     code: str = ""
 
 
+def refusal(reply: Reply, task_id: str | None = None) -> TaskcastError:
+    """The error that an answer stands for, to be raised by the caller."""
+    error = error_of(reply.status, reply.body, task_id)
+    asked_ms = retry_after_ms(reply.headers.get("Retry-After", ""), time.time())
+    if asked_ms is not None:
+        error.retry_after_s = math.ceil(asked_ms / 1000)
+    return error
+
+
 def error_of(status: int, body: bytes, task_id: str | None = None) -> TaskcastError:
-    """The error that an answer with this status and body stands for, to be raised by the caller."""
+    """As :func:`refusal`, of the status and the body alone."""
     try:
         told = msgspec.json.decode(body, type=_Body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -100,9 +136,11 @@ def error_of(status: int, body: bytes, task_id: str | None = None) -> TaskcastEr
         if kind is errors.NotFound and told is not None and task_id is not None:
             kind = TaskNotFound
     if kind is None:
-        return ResponseError(message, status=status, code=code, body=body)
+        other = GatewayError if status in _GATEWAY else ResponseError
+        return other(message, status=status, code=code, body=body)
     # Their constructors compose a message from parts that the server has put together already.
     error = kind.__new__(kind, message)
+    error.body = body
     if isinstance(error, TaskNotFound) and task_id is not None:
         error.task_id = task_id
     return error

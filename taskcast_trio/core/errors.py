@@ -36,7 +36,8 @@ Every error that a caller can meet is a :class:`TaskcastError`::
       Draining                    503 draining
 
 ``status`` is the HTTP status that the server answers with, ``code`` a stable machine-readable
-word, and ``retryable`` says whether the same call may succeed later.
+word, and ``retryable`` says whether the same call may succeed later; ``retry_after_s`` when, where
+that is known. Of an error that a client met, ``body`` is the answer.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class TaskcastError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     retryable: ClassVar[bool] = False
+    retry_after_s: int | None = None
+    body: bytes = b""
 
     @property
     def wait(self) -> bool:
@@ -238,7 +241,6 @@ class RateLimited(TaskcastError):
     status = 429
     code = "rate_limited"
     retryable = True
-    retry_after_s: int | None = None
 
     def __init__(self, message: str = "", *, retry_after_s: int | None = None) -> None:
         super().__init__(message)

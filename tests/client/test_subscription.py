@@ -214,7 +214,7 @@ async def test_it_remembers_only_latest_events_that_may_come_again() -> None:
     script = streaming(*many, envelope(50), envelope(100), latest(101), done())
     async with connected(script) as (_, client), client.subscribe("t") as stream:
         assert await indexes(stream) == [*range(100), 50, 100, 101]
-        assert stream._latest == {"progress": event_id(101)}
+        assert stream._following.cursor.latest == {"progress": event_id(101)}
 
 
 async def test_after_a_gap_everything_may_come_again() -> None:

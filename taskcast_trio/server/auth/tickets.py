@@ -17,15 +17,17 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from hashlib import sha256
 from math import ceil
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from taskcast_trio.core import validate
 from taskcast_trio.core.access import ANY, Caller
 from taskcast_trio.core.errors import BadRequest, Forbidden, TokenExpired, Unauthorized
-from taskcast_trio.core.model import Wire
+from taskcast_trio.core.views import Ticket, TicketRequest
 from taskcast_trio.storage.protocols import NoteStore
+
+__all__ = ["Ticket", "TicketRequest", "Tickets"]
 
 MAX_TTL_S: Final = 300
 DEFAULT_TTL_S: Final = 60
@@ -36,27 +38,6 @@ SCOPE: Final = "event:subscribe"
 _RANDOM_BYTES: Final = 32
 _TICKET: Final = re.compile(r"tkt_[A-Za-z0-9_-]{43}")
 _INVALID: Final = "The ticket is not valid (any more)"
-
-
-class TicketRequest(Wire, frozen=True, kw_only=True):
-    """What a ticket is to reach, for how many seconds, and whether it opens one stream only.
-
-    Without ``taskIds``, or with ``"*"``, it reaches what its maker reaches.
-    """
-
-    task_ids: list[str] | Literal["*"] | UnsetType = UNSET
-    ttl_seconds: float | UnsetType = UNSET
-    single_use: bool = False
-
-
-class Ticket(Wire, frozen=True, kw_only=True):
-    """A ticket, and when it expires, in Unix seconds rounded up."""
-
-    ticket: str
-    expires_at: int
-
-    def __repr__(self) -> str:
-        return f"Ticket(ticket=<hidden>, expires_at={self.expires_at})"
 
 
 class Tickets:

@@ -1,0 +1,76 @@
+"""The events of a task, or of all, as an iterator; it reads the connection itself, in the thread of
+its caller.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from .following import Follow, Following, Gap, Received
+from .sync_port import Port
+
+
+class SyncSubscription:
+    """As `Subscription`, without ``async``; made by ``TaskcastClient.subscribe``.
+
+    It belongs to one thread at a time and is entered once.
+    """
+
+    def __init__(self, follow: Follow, port: Port) -> None:
+        self._following = Following(follow, time.monotonic)
+        self._port = port
+
+    @property
+    def last_event_id(self) -> str | None:
+        """The cursor: pass it to another subscription to go on from here. None while there is
+        none.
+        """
+        return self._following.cursor.last_event_id
+
+    @property
+    def done(self) -> str | None:
+        """The reason of the end, None before."""
+        return self._following.done
+
+    @property
+    def gaps(self) -> deque[Gap]:
+        """The newest gaps, each of which was also handed out as an item."""
+        return self._following.gaps
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections were made after the first."""
+        return self._following.reconnects
+
+    @property
+    def follow(self) -> Follow:
+        """What is followed."""
+        return self._following.follow
+
+    def __enter__(self) -> Self:
+        """Connect. Raises: as `Subscription`."""
+        self._port.run(self._following.open())
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._port.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Received:
+        """The next event or gap. Raises: as `Subscription`."""
+        item = self._following.ready()
+        if item is None:
+            item = self._port.run(self._following.next())
+        if item is None:
+            raise StopIteration
+        return item
