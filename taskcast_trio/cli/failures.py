@@ -109,6 +109,8 @@ def _unreachable(error: Exception, server: Server) -> Failed:
             "or https:// ?",
             NO_SERVER,
         )
+    if isinstance(error, httpx.NetworkError):
+        return Failed(f"the connection to {base} broke: is it a Taskcast server?", NO_SERVER)
     return Failed(f"{base}: {type(error).__name__}", NO_SERVER)
 
 

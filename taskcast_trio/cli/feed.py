@@ -126,11 +126,14 @@ class Publishing:
         self.events = 0
         self.last_index: int | None = None
         self.status: Status | None = None
+        self._patience_s = 0.0
+        """0 before the server has answered once: who has the wrong one is told so at once."""
 
     async def create(self, request: CreateTask) -> None:
         """Make the task, and let it run."""
         task = await self._client.create(request)
         self.task_id = task.id
+        self._patience_s = PATIENCE_S
         await self._move("running")
 
     async def run(self, feed: Feed, progress: Callable[[], None]) -> int | None:
@@ -173,7 +176,7 @@ class Publishing:
 
     async def _publish(self, batch: list[Draft]) -> None:
         try:
-            stored = await _patiently(
+            stored = await self._patiently(
                 partial(self._client.publish_many, self.task_id, batch, idempotency_key=uuid4().hex)
             )
         except TaskFull:
@@ -189,7 +192,7 @@ class Publishing:
         self.last_index = stored[-1].index
 
     async def _move(self, status: Status, error: TaskError | None = None) -> None:
-        await _patiently(
+        await self._patiently(
             partial(
                 self._client.transition,
                 self.task_id,
@@ -200,6 +203,27 @@ class Publishing:
         )
         self.status = status
 
+    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What the call, which may be repeated, comes to when the server is there again.
+
+        Its idempotency key is one for all tries: what was stored though its answer was lost is
+        stored once all the same.
+        """
+        deadline = trio.current_time() + self._patience_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                answer = await call()
+            except TaskcastError as error:
+                asked_s = error.retry_after_s or 0
+                if not error.retryable or trio.current_time() + asked_s > deadline:
+                    raise
+                await trio.sleep(max(pause_s, asked_s))
+                pause_s = min(pause_s * 2, MAX_PAUSE_S)
+            else:
+                self._patience_s = PATIENCE_S
+                return answer
+
     async def _settle(self, status: Status, message: str, code: str) -> None:
         """Tell the server how the task ended, if it is ours to end, within a few seconds."""
         if not (self._made and self._ends):
@@ -208,25 +232,6 @@ class Publishing:
             # It is away, or the task has ended: what is raised already says more.
             with suppress(TaskcastError):
                 await self._move(status, TaskError(message=message, code=code))
-
-
-async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """What the call, which may be repeated, comes to when the server is there again.
-
-    Its idempotency key is one for all tries: what was stored though its answer was lost is stored
-    once all the same.
-    """
-    deadline = trio.current_time() + PATIENCE_S
-    pause_s = FIRST_PAUSE_S
-    while True:
-        try:
-            return await call()
-        except TaskcastError as error:
-            asked_s = getattr(error, "retry_after_s", None) or 0
-            if not error.retryable or trio.current_time() + asked_s > deadline:
-                raise
-            await trio.sleep(max(pause_s, asked_s))
-            pause_s = min(pause_s * 2, MAX_PAUSE_S)
 
 
 def batches(events: list[Draft]) -> Iterator[list[Draft]]:

@@ -16,12 +16,14 @@ from taskcast_trio.cli.completion import completion
 from taskcast_trio.cli.config import config
 from taskcast_trio.cli.doctor import doctor
 from taskcast_trio.cli.failures import CLOSED_PIPE, EXIT_STATUSES, INTERRUPTED
+from taskcast_trio.cli.logs import logs, tail
 from taskcast_trio.cli.migrate import migrate
 from taskcast_trio.cli.node import node
 from taskcast_trio.cli.ping import ping
 from taskcast_trio.cli.publish import publish
 from taskcast_trio.cli.server import PRECEDENCE
 from taskcast_trio.cli.start import start
+from taskcast_trio.cli.tasks import tasks
 from taskcast_trio.cli.webhooks import webhooks
 
 _OWN_OPTIONS: Final = ("--help", "--version")
@@ -100,6 +102,9 @@ for _command in (
     ping,
     doctor,
     publish,
+    logs,
+    tail,
+    tasks,
     webhooks,
     cleanup,
     node,

@@ -53,8 +53,8 @@ class Out:
         click.echo(click.style(text, dim=True) if dim else text, err=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Aligned columns. On a terminal they fit its width, what is too long is cut; in a pipe
-        all is there.
+        """Aligned columns. On a terminal they fit its width: what is too long is cut, the first
+        column last. In a pipe all is there.
         """
         cells = [[cell(value) for value in row] for row in rows]
         if not self.is_terminal:
@@ -66,10 +66,16 @@ class Out:
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        for number, column in enumerate(columns):
+            head = Text(column, no_wrap=True, overflow="ellipsis")
+            table.add_column(head, no_wrap=not number)
         for line in cells:
-            table.add_row(*(Text(text, style=STATUS_STYLES.get(text, "")) for text in line))
+            table.add_row(
+                *(
+                    Text(text, STATUS_STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+                    for text in line
+                )
+            )
         Console(no_color=not self.colored, highlight=False).print(table)
 
     @contextmanager
