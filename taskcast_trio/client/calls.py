@@ -25,6 +25,7 @@ from taskcast_trio.core.model import (
     Imported,
     Level,
     Resolve,
+    SeqMode,
     SeriesMode,
     Status,
     Task,
@@ -35,6 +36,7 @@ from taskcast_trio.core.model import (
 )
 from taskcast_trio.core.views import (
     Deliveries,
+    ExpectedSeq,
     Health,
     HealthDetail,
     Readiness,
@@ -183,18 +185,40 @@ def publish(
     series: str | None = None,
     mode: SeriesMode | None = None,
     acc_field: str | None = None,
+    client_id: str | None = None,
+    client_seq: int | None = None,
+    seq_mode: SeqMode | None = None,
     idempotency_key: str | None = None,
     fence: int | None = None,
 ) -> Call[Event]:
     """Append one event, described as for :func:`draft`, to a task's log; the event as stored.
 
     Raises:
+        SeqGap: events of this publisher before it are missing.
         TaskEnded: the task takes no more events.
         TaskNotFound: the server has no task of this id.
     """
-    body = draft(type, data, level=level, series=series, mode=mode, acc_field=acc_field)
-    path = _path(task_id, "/events")
-    return _write("POST", path, Event, body, task_id=task_id, key=idempotency_key, fence=fence)
+    body = draft(
+        type,
+        data,
+        level=level,
+        series=series,
+        mode=mode,
+        acc_field=acc_field,
+        client_id=client_id,
+        client_seq=client_seq,
+        seq_mode=seq_mode,
+    )
+    return _write(
+        "POST",
+        events_path(task_id),
+        Event,
+        body,
+        task_id=task_id,
+        key=idempotency_key,
+        fence=fence,
+        repeat=_repeat([body]),
+    )
 
 
 def publish_many(
@@ -208,10 +232,26 @@ def publish_many(
 
     Raises: as :meth:`publish`; ``PayloadTooLarge`` for more than the server takes at once.
     """
-    path, body = _path(task_id, "/events"), list(drafts)
+    body = list(drafts)
     return _write(
-        "POST", path, list[Event], body, task_id=task_id, key=idempotency_key, fence=fence
+        "POST",
+        events_path(task_id),
+        list[Event],
+        body,
+        task_id=task_id,
+        key=idempotency_key,
+        fence=fence,
+        repeat=_repeat(body),
     )
+
+
+def expected_seq(task_id: str, client_id: str) -> Call[ExpectedSeq]:
+    """Which number the next event of a publisher has to have: 0 of one that is not known.
+
+    Raises:
+        TaskNotFound: the server has no task of this id.
+    """
+    return _read(_path(task_id, f"/seq/{segment(client_id)}"), ExpectedSeq, task_id=task_id)
 
 
 def history(
@@ -522,6 +562,9 @@ def draft(
     series: str | None = None,
     mode: SeriesMode | None = None,
     acc_field: str | None = None,
+    client_id: str | None = None,
+    client_seq: int | None = None,
+    seq_mode: SeqMode | None = None,
 ) -> Draft:
     """An event to publish.
 
@@ -534,6 +577,10 @@ def draft(
         mode: what the series does with it: ``accumulate`` joins texts, ``latest`` keeps only the
             newest.
         acc_field: the field of ``data`` that ``accumulate`` joins, ``delta`` without.
+        client_id: of a publisher that counts its events (`Publisher` does it by itself).
+        client_seq: its number among them, from 0: the server stores each once, in this order.
+        seq_mode: what becomes of one that comes before others that are missing: it waits for them
+            (``hold``), or is refused (``fast-fail``).
     """
     return Draft(
         type=type,
@@ -542,6 +589,9 @@ def draft(
         series_id=given(series),
         series_mode=given(mode),
         series_acc_field=given(acc_field),
+        client_id=given(client_id),
+        client_seq=given(client_seq),
+        seq_mode=given(seq_mode),
     )
 
 
@@ -598,6 +648,16 @@ def raw(value: Any) -> Raw | UnsetType:
 
 def _path(task_id: str, below: str = "") -> str:
     return f"/tasks/{segment(task_id)}{below}"
+
+
+def _repeat(drafts: list[Draft]) -> Repeat:
+    """Events that their publisher counts are stored once without a key; with others among them the
+    server takes none.
+    """
+    counted = {each.client_id is not UNSET for each in drafts}
+    if counted == {True}:
+        return "safe"
+    return "refused" if True in counted else "keyed"
 
 
 def _nothing(reply: Reply) -> None:

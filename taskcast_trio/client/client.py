@@ -125,6 +125,7 @@ class AsyncTaskcastClient:
     transition = _asked(calls.transition)
     publish = _asked(calls.publish)
     publish_many = _asked(calls.publish_many)
+    expected_seq = _asked(calls.expected_seq)
     history = _asked(calls.history)
     snapshot = _asked(calls.snapshot)
     delete = _asked(calls.delete)

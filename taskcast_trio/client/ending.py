@@ -9,11 +9,13 @@ from typing import Any, Final
 from taskcast_trio.core.model import CreateTask, Task, TaskError
 
 from . import calls
-from .retries import Call
+from .outbox import PATIENCE
+from .retries import Call, RetryPolicy
 
 END_S: Final = 10.0
 """How long (s) a run may take to tell the end of its task after a failure or a cancellation."""
 MAX_MESSAGE: Final = 2000
+LEFT: Final = "It is not entered, or was left"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Plan:
     create: Call[Task] | None
     fence: int | None = None
     client_id: str | None = None
+    retries: RetryPolicy = PATIENCE
 
 
 def run(
@@ -35,6 +38,7 @@ def run(
     ttl: int | None = None,
     tags: Iterable[str] | None = None,
     fence: int | None = None,
+    retries: RetryPolicy = PATIENCE,
 ) -> Plan:
     """Work on a task: of this id, or a new one, described as for :meth:`create`; enter the result.
 
@@ -45,11 +49,12 @@ def run(
 
     Args:
         fence: of the worker that has the task.
+        retries: how long to try to send a batch of events; some minutes, without.
     """
     if isinstance(task, str | Task):
         if any(each is not None for each in (type, params, metadata, ttl, tags)):
             raise TypeError("run() takes a task or what a new one is made of, not both")
-        return Plan(task if isinstance(task, str) else task.id, None, fence)
+        return Plan(task if isinstance(task, str) else task.id, None, fence, None, retries)
     wanted = calls.create(
         task,
         type=type,
@@ -58,18 +63,24 @@ def run(
         ttl=ttl,
         tags=None if tags is None else list(tags),
     )
-    return Plan(None, wanted, fence)
+    return Plan(None, wanted, fence, None, retries)
 
 
-def publisher(task_id: str, *, client_id: str | None = None, fence: int | None = None) -> Plan:
+def publisher(
+    task_id: str,
+    *,
+    client_id: str | None = None,
+    fence: int | None = None,
+    retries: RetryPolicy = PATIENCE,
+) -> Plan:
     """Publish to a task that somebody else begins and ends; enter the result.
 
     Args:
         client_id: go on as this publisher, where it stopped; a new one without. Two may not publish
             under one id at the same time.
-        fence: of the worker that has the task.
+        fence, retries: as of :meth:`run`.
     """
-    return Plan(task_id, None, fence, client_id)
+    return Plan(task_id, None, fence, client_id, retries)
 
 
 def running(task_id: str, fence: int | None = None) -> Call[Task]:

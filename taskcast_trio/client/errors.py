@@ -76,6 +76,8 @@ _BY_CODE: Final[dict[tuple[int, str], type[TaskcastError]]] = {
         errors.NotPending,
         errors.NoRoom,
         errors.StaleFence,
+        errors.SeqGap,
+        errors.SeqStale,
         errors.TaskCancelled,
         errors.Conflict,
         errors.TaskExists,
@@ -111,6 +113,7 @@ _BY_STATUS: Final[dict[int, type[TaskcastError]]] = {
 class _Body(msgspec.Struct):
     error: str
     code: str = ""
+    expected_seq: int | None = msgspec.field(default=None, name="expectedSeq")
 
 
 def refusal(reply: Reply, task_id: str | None = None) -> TaskcastError:
@@ -141,6 +144,8 @@ def error_of(status: int, body: bytes, task_id: str | None = None) -> TaskcastEr
     # Their constructors compose a message from parts that the server has put together already.
     error = kind.__new__(kind, message)
     error.body = body
+    if told is not None and told.expected_seq is not None:
+        error.facts = {"expectedSeq": told.expected_seq}
     if isinstance(error, TaskNotFound) and task_id is not None:
         error.task_id = task_id
     return error

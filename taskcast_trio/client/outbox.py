@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, Literal, TypeAlias
+from dataclasses import replace
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
 
-from taskcast_trio.core.model import Draft, Wire
+from taskcast_trio.core.errors import SeqGap, SeqStale
+from taskcast_trio.core.model import Draft
 
 from . import calls
-from .errors import decode
-from .retries import Call, RetryPolicy
-from .steps import Reply, Request
-
-SeqMode: TypeAlias = Literal["hold", "fast-fail"]
+from .retries import RetryPolicy, answered
+from .steps import Flow
 
 MAX_BATCH_EVENTS: Final = 500
 MAX_BATCH_BYTES: Final = 256 * 1024
@@ -33,21 +32,6 @@ PATIENCE: Final = RetryPolicy(tries=40)
 """About three minutes for one batch while the server refuses connections."""
 _OVERHEAD: Final = 200
 """Bytes of an event beside its data, about."""
-
-
-class Numbered(Draft, frozen=True, kw_only=True):
-    """A draft with its place among those of its publisher."""
-
-    client_id: str
-    client_seq: int
-    seq_mode: SeqMode
-
-
-class SeqState(Wire, frozen=True, kw_only=True):
-    """Which number the server expects next of a publisher."""
-
-    client_id: str
-    expected_seq: int
 
 
 class Outbox:
@@ -65,7 +49,7 @@ class Outbox:
         self.next_seq = next_seq
         self.stored = next_seq
         self.failure: Exception | None = None
-        self._waiting: deque[Numbered] = deque()
+        self._waiting: deque[Draft] = deque()
         self._bytes = 0
 
     @property
@@ -85,17 +69,17 @@ class Outbox:
 
     def put(self, draft: Draft) -> None:
         """Number an event, to be sent."""
-        fields = {name: getattr(draft, name) for name in Draft.__struct_fields__}
-        numbered = Numbered(
-            **fields, client_id=self.client_id, client_seq=self.next_seq, seq_mode="hold"
+        # One batch is on its way at a time: where events are missing, they will not come.
+        counted = msgspec.structs.replace(
+            draft, client_id=self.client_id, client_seq=self.next_seq, seq_mode="fast-fail"
         )
         self.next_seq += 1
-        self._waiting.append(numbered)
+        self._waiting.append(counted)
         self._bytes += _size(draft)
 
-    def take(self) -> list[Numbered]:
+    def take(self) -> list[Draft]:
         """The next batch; empty where nothing waits."""
-        batch: list[Numbered] = []
+        batch: list[Draft] = []
         size = 0
         while self._waiting and len(batch) < MAX_BATCH_EVENTS:
             size += _size(self._waiting[0])
@@ -105,7 +89,7 @@ class Outbox:
         self._bytes -= sum(map(_size, batch))
         return batch
 
-    def sent(self, batch: Sequence[Numbered]) -> None:
+    def sent(self, batch: Sequence[Draft]) -> None:
         """Take it that these are stored."""
         self.stored += len(batch)
 
@@ -120,25 +104,25 @@ def _size(draft: Draft) -> int:
     return _OVERHEAD + (0 if draft.data is UNSET else len(bytes(draft.data)))
 
 
-def batch_call(task_id: str, batch: Sequence[Numbered], fence: int | None = None) -> Call[None]:
-    """Publish a batch; it may be repeated as it is."""
-    headers = {"Content-Type": "application/json"}
-    if fence is not None:
-        headers[calls.FENCE] = str(fence)
-    body = msgspec.json.encode(list(batch))
-    request = Request("POST", calls.events_path(task_id), headers=headers, body=body)
-    return Call(request, _nothing, "safe", task_id=task_id)
+def delivered(
+    task_id: str, batch: Sequence[Draft], policy: RetryPolicy, fence: int | None = None
+) -> Flow[None]:
+    """Publish a batch, which may be sent any number of times.
 
-
-def seq_call(task_id: str, client_id: str) -> Call[SeqState]:
-    """Where a publisher stands."""
-    path = f"/tasks/{calls.segment(task_id)}/seq/{calls.segment(client_id)}"
-
-    def read(reply: Reply) -> SeqState:
-        return decode(reply.body, SeqState, status=reply.status)
-
-    return Call(Request("GET", path), read, "safe", task_id=task_id)
-
-
-def _nothing(reply: Reply) -> None:
-    return None
+    Raises:
+        SeqGap: the server has lost what it had stored before.
+        TaskcastError: what the last try came to.
+    """
+    left = list(batch)
+    while left:
+        call = calls.publish_many(task_id, left, fence=fence)
+        try:
+            yield from answered(replace(call, final=(SeqGap,)), policy)
+        except SeqStale as stale:
+            # So long ago that it is not shown again, but stored.
+            expected = stale.facts.get("expectedSeq", 0)
+            if expected <= (left[0].client_seq or 0):
+                raise
+            left = [draft for draft in left if (draft.client_seq or 0) >= expected]
+        else:
+            return

@@ -65,6 +65,7 @@ class Call(Generic[T]):
         task_id: the task that it is about, if any.
         removes: what it removes may be gone when it is repeated.
         also_good: a status beside the good ones whose answer is a result.
+        final: errors that no further try helps against, for this one.
     """
 
     request: Request
@@ -73,6 +74,7 @@ class Call(Generic[T]):
     task_id: str | None = None
     removes: bool = False
     also_good: int | None = None
+    final: tuple[type[TaskcastError], ...] = ()
 
 
 def answered(call: Call[T], policy: RetryPolicy) -> Flow[T]:
@@ -108,6 +110,7 @@ def answered(call: Call[T], policy: RetryPolicy) -> Flow[T]:
         unknown = unknown or has_acted
         pause_s = policy.pause_s(failed, failure.retry_after_s)
         harmless = safe or (not has_acted and isinstance(failure, ServerUnavailable | RateLimited))
-        if not failure.retryable or not harmless or pause_s is None:
+        can_help = failure.retryable and not isinstance(failure, call.final)
+        if not can_help or not harmless or pause_s is None:
             raise failure
         yield Sleep(pause_s)

@@ -16,8 +16,8 @@ from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .calls import draft
-from .ending import END_S, Plan, completed, ended, running, untold
-from .outbox import PATIENCE, Outbox, batch_call, seq_call
+from .ending import END_S, LEFT, Plan, completed, ended, running, untold
+from .outbox import Outbox, delivered
 
 if TYPE_CHECKING:
     from .client import AsyncTaskcastClient
@@ -43,7 +43,9 @@ class Publisher:
         self._over = True
         self._changed = anyio.Event()
         self._ended = anyio.Event()
-        self._sending = anyio.CancelScope()
+        # What cancels the body must not take the events along that it has emitted: leaving does, in
+        # a bounded time.
+        self._sending = anyio.CancelScope(shield=True)
         self._tasks: anyio.abc.TaskGroup
 
     @property
@@ -134,7 +136,7 @@ class Publisher:
 
     def _check(self) -> None:
         if self._over:
-            raise RuntimeError("It is not entered, or was left")
+            raise RuntimeError(LEFT)
         self._outbox.check()
 
     def _tell(self) -> None:
@@ -150,19 +152,22 @@ class Publisher:
                     if not batch:
                         await self._changed.wait()
                         continue
-                    call = batch_call(self._task_id, batch, self._plan.fence)
-                    await self._client.ask(call, retries=PATIENCE)
+                    await self._client.port.run(
+                        delivered(self._task_id, batch, self._plan.retries, self._plan.fence)
+                    )
                     self._outbox.sent(batch)
                     self._tell()
         except Exception as failure:
             self._outbox.broke(failure)
-            self._tell()
         finally:
+            if self._outbox.failure is None:
+                self._outbox.broke(RuntimeError(LEFT))
+            self._tell()
             self._ended.set()
 
     async def _begin(self) -> None:
         if self._plan.client_id is not None:
-            state = await self._client.ask(seq_call(self._task_id, self._plan.client_id))
+            state = await self._client.expected_seq(self._task_id, self._plan.client_id)
             self._outbox = Outbox(self._plan.client_id, state.expected_seq)
 
     async def _finish(self) -> None:

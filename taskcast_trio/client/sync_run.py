@@ -20,9 +20,9 @@ from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .calls import draft
-from .ending import END_S, Plan, completed, ended, running, untold
+from .ending import END_S, LEFT, Plan, completed, ended, running, untold
 from .errors import ServerUnavailable
-from .outbox import PATIENCE, Outbox, batch_call, seq_call
+from .outbox import Outbox, delivered
 
 if TYPE_CHECKING:
     from .sync_client import TaskcastClient
@@ -121,15 +121,15 @@ class SyncPublisher:
 
     def _check(self) -> None:
         if self._over:
-            raise RuntimeError("It is not entered, or was left")
+            raise RuntimeError(LEFT)
         self._outbox.check()
 
     def _send_all(self) -> None:
         """Send batch by batch. What ends this is raised by the next call of the publisher."""
         try:
             while batch := self._next_batch():
-                call = batch_call(self._task_id, batch, self._plan.fence)
-                self._client.ask(call, retries=PATIENCE)
+                plan = self._plan
+                self._client.port.run(delivered(self._task_id, batch, plan.retries, plan.fence))
                 with self._changed:
                     self._outbox.sent(batch)
                     self._changed.notify_all()
@@ -155,7 +155,7 @@ class SyncPublisher:
 
     def _begin(self) -> None:
         if self._plan.client_id is not None:
-            state = self._client.ask(seq_call(self._task_id, self._plan.client_id))
+            state = self._client.expected_seq(self._task_id, self._plan.client_id)
             self._outbox = Outbox(self._plan.client_id, state.expected_seq)
 
     def _finish(self) -> None:

@@ -185,6 +185,18 @@ class Limits(Section, frozen=True):
     task_subscribers: Count = 20_000
 
 
+class Publish(Section, frozen=True):
+    seq_hold_ms: Annotated[int, Meta(ge=0, le=600_000)] = 5000
+    """How long an event of a publisher that counts them waits for those before it; 0: not at all.
+    """
+    held_per_task: Count = 100
+    """Publishes that may wait so at one task, in one process."""
+    held: Count = 1000
+    """Publishes that may wait so in one process."""
+    publishers_per_task: Count = 1000
+    """That count their events."""
+
+
 class Sse(Section, frozen=True):
     keepalive_seconds: Seconds = 15.0
     retry_ms: Ms = 2000
@@ -252,6 +264,7 @@ class Config(Section, frozen=True):
     cleanup: Cleanup = Cleanup()
     webhook: Webhook = Webhook()
     limits: Limits = Limits()
+    publish: Publish = Publish()
     sse: Sse = Sse()
     server: Server = Server()
     cors: Cors = Cors()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from . import validate
 from .entry import Entry
 from .errors import BadRequest
 from .machine import MAX_WHOLE, expect_object, whole, whole_between
-from .model import ArchivedEvent, ArchivedTask, Event, ImportArchive, Task
+from .model import MAX_SEQ, ArchivedEvent, ArchivedTask, Event, ImportArchive, Task
 from .series import series_of
 
 NULL = Raw(b"null")
@@ -64,6 +64,7 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
             raise BadRequest(f"Indexes must be dense from 0 - at `{where}.index`")
         fields = {name: getattr(event, name) for name in Event.__struct_fields__}
         fields.update(index=int(index), timestamp=int(event.timestamp))
+        fields["client_seq"] = _counted(event.client_id, event.client_seq, where)
         if event.data is UNSET:
             raise BadRequest(f"Object missing required field `data` - at `{where}`")
         if event.no_data and event.data == NULL:
@@ -72,6 +73,32 @@ def restore(archive: ImportArchive) -> tuple[Task, list[Event]]:
             raise BadRequest(f"A collapsed event can't be imported - at `{where}.seriesSnapshot`")
         events[int(index)] = Event(**fields)
     return task, [events[index] for index in range(len(events))]
+
+
+def expected_seqs(archive: ImportArchive) -> dict[str, int]:
+    """The seqs that the publishers of an archive are to send next.
+
+    Raises:
+        BadRequest: one can't be.
+    """
+    expected: dict[str, int] = {}
+    for number, publisher in enumerate(archive.publishers or ()):
+        where = f"archive.publishers[{number}]"
+        validate.client_id(publisher.client_id, f".{where}.clientId")
+        seq = whole_between(publisher.expected_seq, 1, MAX_SEQ + 1, f"{where}.expectedSeq")
+        assert seq is not UNSET
+        expected[publisher.client_id] = seq
+    return expected
+
+
+def _counted(client_id: str | UnsetType, seq: float | UnsetType, where: str) -> int | UnsetType:
+    """The seq of an event; BadRequest where it is none, or without its publisher."""
+    if (client_id is UNSET) != (seq is UNSET):
+        missing = "clientId" if client_id is UNSET else "clientSeq"
+        raise BadRequest(f"Object missing required field `{missing}` - at `{where}.{missing}`")
+    if client_id is not UNSET:
+        validate.client_id(client_id, f"{where[1:]}.clientId")
+    return whole_between(seq, 0, MAX_SEQ, f"{where[2:]}.clientSeq")
 
 
 def _restore_task(archived: ArchivedTask) -> Task:

@@ -65,6 +65,8 @@ class Entry:
                 series_mode=event.series_mode,
                 series_acc_field=event.series_acc_field,
                 series_snapshot=event.series_snapshot,
+                client_id=event.client_id,
+                client_seq=event.client_seq,
             )
             encoded = msgspec.json.encode(envelope)
             if b"\n" in encoded or b"\r" in encoded:
@@ -121,6 +123,8 @@ def commit(draft: Draft, *, task_id: str, epoch: str, index: int, place: int, no
             series_id=draft.series_id,
             series_mode=draft.series_mode,
             series_acc_field=draft.series_acc_field,
+            client_id=draft.client_id,
+            client_seq=draft.client_seq,
         ),
         place,
     )

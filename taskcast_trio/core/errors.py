@@ -24,6 +24,8 @@ Every error that a caller can meet is a :class:`TaskcastError`::
         NoRoom                    409 no_room              the worker has no free slots for it
         StaleFence                409 stale_fence          the assignment is over
         TaskCancelled             409 task_cancelled       ended or paused by someone else
+        SeqGap                    409 seq_gap              events of the publisher are missing
+        SeqStale                  409 seq_stale            stored too long ago to be shown again
       RequestTimeout              408 request_timeout      the body did not come in time
       PayloadTooLarge             413 payload_too_large
         TaskFull                  413 task_full            the task's log has no room for it
@@ -42,7 +44,8 @@ that is known. Of an error that a client met, ``body`` is the answer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -54,6 +57,8 @@ class TaskcastError(Exception):
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
     body: bytes = b""
+    facts: Mapping[str, int] = MappingProxyType({})
+    """What the answer says besides, by its names on the wire."""
 
     @property
     def wait(self) -> bool:
@@ -200,6 +205,40 @@ class TaskCancelled(Conflict):
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(f"Task {task_id} was taken from its worker: it is {status}")
+
+
+class SeqGap(Conflict):
+    """An event of a publisher came before others of it that are missing; nothing was stored.
+
+    ``held`` says that it asked to wait for them.
+    """
+
+    code = "seq_gap"
+    retryable = True
+
+    def __init__(
+        self, task_id: str, client_id: str, seq: int, *, expected: int, held: bool = True
+    ) -> None:
+        super().__init__(
+            f"Task {task_id} expects event {expected} of publisher {client_id}, not {seq} yet"
+        )
+        self.client_id = client_id
+        self.seq = seq
+        self.held = held
+        self.facts = {"expectedSeq": expected}
+
+
+class SeqStale(Conflict):
+    """An event of a publisher was stored before, but so long ago that it is not known where."""
+
+    code = "seq_stale"
+
+    def __init__(self, task_id: str, client_id: str, seq: int, *, expected: int) -> None:
+        super().__init__(
+            f"Event {seq} of publisher {client_id} was stored in task {task_id} long ago: "
+            f"{expected} comes next"
+        )
+        self.facts = {"expectedSeq": expected}
 
 
 class RequestTimeout(TaskcastError):

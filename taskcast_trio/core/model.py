@@ -6,9 +6,9 @@ Values that are the caller's own are :class:`msgspec.Raw`, the JSON text as it c
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 Status: TypeAlias = Literal[
     "pending",
@@ -23,8 +23,13 @@ Status: TypeAlias = Literal[
 ]
 Level: TypeAlias = Literal["debug", "info", "warn", "error"]
 SeriesMode: TypeAlias = Literal["keep-all", "accumulate", "latest"]
+SeqMode: TypeAlias = Literal["hold", "fast-fail"]
 AssignMode: TypeAlias = Literal["external", "pull", "ws-offer", "ws-race"]
 DisconnectPolicy: TypeAlias = Literal["reassign", "mark", "fail"]
+
+MAX_SEQ: Final = 2**53 - 1
+"""What every JSON reader takes for the number that it is (RFC 8259, section 6)."""
+Seq: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
 
 TERMINAL: Final[frozenset[str]] = frozenset({"completed", "failed", "timeout", "cancelled"})
 
@@ -119,7 +124,9 @@ class TaskView(Task, frozen=True, kw_only=True):
 
 
 class Event(Wire, frozen=True, kw_only=True):
-    """An event as it is stored: ``index`` counts per task from 0 without gaps."""
+    """An event as it is stored: ``index`` counts per task from 0 without gaps, ``clientSeq`` per
+    publisher of the task that counts its events.
+    """
 
     id: str
     task_id: str
@@ -132,6 +139,8 @@ class Event(Wire, frozen=True, kw_only=True):
     series_mode: SeriesMode | UnsetType = UNSET
     series_acc_field: str | UnsetType = UNSET
     series_snapshot: bool | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    client_seq: int | UnsetType = UNSET
 
 
 class Envelope(Wire, frozen=True, kw_only=True):
@@ -151,10 +160,16 @@ class Envelope(Wire, frozen=True, kw_only=True):
     series_mode: SeriesMode | UnsetType = UNSET
     series_acc_field: str | UnsetType = UNSET
     series_snapshot: bool | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    client_seq: int | UnsetType = UNSET
 
 
 class Draft(Wire, frozen=True, kw_only=True):
-    """An event before the log gives it an id, an index and a time: the body of a publish."""
+    """An event before the log gives it an id, an index and a time: the body of a publish.
+
+    The events of a ``clientId`` are stored once each and in the order of their ``clientSeq``, from
+    0; ``seqMode`` says what becomes of one that comes before others which are missing.
+    """
 
     type: str
     level: Level
@@ -162,6 +177,9 @@ class Draft(Wire, frozen=True, kw_only=True):
     series_id: str | UnsetType = UNSET
     series_mode: SeriesMode | UnsetType = UNSET
     series_acc_field: str | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    client_seq: Seq | UnsetType = UNSET
+    seq_mode: SeqMode | UnsetType = UNSET
 
 
 class CreateTask(Wire, frozen=True, kw_only=True):
@@ -260,16 +278,26 @@ class ArchivedEvent(Wire, frozen=True, kw_only=True):
     series_mode: SeriesMode | UnsetType = UNSET
     series_acc_field: str | UnsetType = UNSET
     series_snapshot: bool | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+    client_seq: float | UnsetType = UNSET
+
+
+class ArchivedPublisher(Wire, frozen=True, kw_only=True):
+    """Which event a publisher is to send next."""
+
+    client_id: str
+    expected_seq: float
 
 
 class Archive(Wire, frozen=True, kw_only=True):
-    """A task with its events, as export gives it."""
+    """A task with its events, as export gives it; ``publishers`` where any count their events."""
 
     schema: Literal["taskcast.taskArchive"]
     version: Literal[1]
     exported_at: int
     task: Task
     events: list[ArchivedEvent]
+    publishers: list[ArchivedPublisher] | UnsetType = UNSET
 
 
 class ImportArchive(Wire, frozen=True, kw_only=True):
@@ -280,6 +308,7 @@ class ImportArchive(Wire, frozen=True, kw_only=True):
     exported_at: float
     task: ArchivedTask
     events: list[ArchivedEvent]
+    publishers: list[ArchivedPublisher] | UnsetType = UNSET
 
 
 class ImportTask(Wire, frozen=True, kw_only=True):

@@ -9,10 +9,11 @@ from msgspec import UNSET
 
 from .errors import BadRequest
 from .machine import MAX_WHOLE, expect_object, whole, whole_between
-from .model import ArchivedTask, CreateTask, Draft, StorageRelease
+from .model import MAX_SEQ, ArchivedTask, CreateTask, Draft, StorageRelease
 
 MAX_ID_CHARACTERS = 1024
 MAX_KEY_CHARACTERS = 255
+MAX_CLIENT_CHARACTERS = 255
 MAX_PRIORITY = 1000
 MAX_ATTEMPTS = 1000
 
@@ -76,13 +77,34 @@ def work(request: CreateTask | ArchivedTask, where: str) -> dict[str, Any]:
     }
 
 
-def draft(event: Draft, number: int) -> None:
-    """Refuse (BadRequest) an event that would break the lines of a stream or of a log."""
-    if event.type.isascii() and event.type.isprintable() and not event.series_id:
-        return
-    _no_control_characters(event.type, f"[{number}].type")
-    if event.series_id is not UNSET:
-        _no_control_characters(event.series_id, f"[{number}].seriesId")
+def draft(event: Draft, number: int) -> bool:
+    """Refuse (BadRequest) an event that would break the lines of a stream or of a log, or that is
+    counted by halves. Returns whether it is counted.
+    """
+    if not (event.type.isascii() and event.type.isprintable() and not event.series_id):
+        _no_control_characters(event.type, f"[{number}].type")
+        if event.series_id is not UNSET:
+            _no_control_characters(event.series_id, f"[{number}].seriesId")
+    if event.client_id is UNSET and event.client_seq is UNSET:
+        return False
+    if event.client_id is UNSET or event.client_seq is UNSET:
+        missing = "clientId" if event.client_id is UNSET else "clientSeq"
+        raise BadRequest(f"Object missing required field `{missing}` - at `$[{number}].{missing}`")
+    client_id(event.client_id, f"[{number}].clientId")
+    if not 0 <= event.client_seq <= MAX_SEQ:
+        raise BadRequest(
+            f"Expected a whole number from 0 to {MAX_SEQ} - at `$[{number}].clientSeq`"
+        )
+    return True
+
+
+def client_id(text: str, where: str) -> None:
+    """Refuse (BadRequest) the id of a publisher that is empty, too long, or with control
+    characters.
+    """
+    if not 0 < len(text) <= MAX_CLIENT_CHARACTERS:
+        raise BadRequest(f"Expected 1 to {MAX_CLIENT_CHARACTERS} characters - at `${where}`")
+    _no_control_characters(text, where)
 
 
 def storage_release(request: StorageRelease) -> None:

@@ -14,6 +14,13 @@ WorkerStatus: TypeAlias = Literal["idle", "busy", "draining", "offline"]
 WebhookStatus: TypeAlias = Literal["active", "retrying", "disabled", "archived"]
 
 
+class ExpectedSeq(Wire, frozen=True, kw_only=True):
+    """The ``clientSeq`` of the event that a publisher is to send next."""
+
+    client_id: str
+    expected_seq: int
+
+
 class TaskList(Wire, frozen=True, kw_only=True):
     tasks: list[TaskView]
 

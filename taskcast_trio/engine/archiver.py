@@ -9,7 +9,7 @@ nothing is written by one process alone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -28,6 +28,7 @@ from taskcast_trio.storage.protocols import (
 )
 from taskcast_trio.storage.tiered import ARCHIVE
 
+from .history import expect
 from .metrics import Metrics
 from .timer_loop import Outage, TimerLoop
 from .webhooks.state import WEBHOOK
@@ -218,26 +219,30 @@ class Archiver:
         """Write what the archive lacks of a task; the record that is archived then, or None where
         none is.
         """
-        record = await self._hot.get(task_id)
-        more = record is not None
-        while more and record is not None:
-            after = await self._archived(record)
+        more = True
+        record = None
+        while more:
             try:
+                # First: what the events say that came since is added.
+                known = await self._hot.publishers(task_id)
+                after = await self._archived(known.record)
                 page = await self._hot.read(task_id, after=after, limit=BATCH_EVENTS)
             except TaskNotFound:
                 return None
-            if page.record.epoch != record.epoch:
-                record = page.record
+            record = page.record
+            if record.epoch != known.record.epoch:
                 continue
-            record, more = page.record, page.more
+            more = page.more
             through = page.entries[-1].index if more else record.next_index - 1
+            publishers = {} if more else dict(known.expected)
+            expect(publishers, page.entries)
             try:
                 values: Sequence[Entry] = ()
                 if record.trims and not more:
                     snapshot = await self._hot.snapshot(task_id)
                     if snapshot.record.epoch == record.epoch:
                         values = [*snapshot.values.values()]
-                if not await self._save(record, page.entries, through, values):
+                if not await self._save(record, page.entries, through, values, publishers):
                     await self._refused(record)
                     return None
             except (UnwritableRows, TaskNotFound):
@@ -275,6 +280,7 @@ class Archiver:
         entries: Sequence[Entry],
         through: int,
         values: Sequence[Entry],
+        publishers: Mapping[str, int],
     ) -> bool:
         """Write; events that can't be are set aside and counted.
 
@@ -286,7 +292,12 @@ class Archiver:
             kept = [entry for entry in entries if entry.index not in bad]
             try:
                 saved = await self._archive.save(
-                    record, kept, through=through, values=values, due_ms=self._due_of(record.task)
+                    record,
+                    kept,
+                    through=through,
+                    values=values,
+                    due_ms=self._due_of(record.task),
+                    publishers=publishers,
                 )
             except UnwritableRows as error:
                 bad.update(error.indexes)

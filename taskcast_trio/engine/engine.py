@@ -18,14 +18,16 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from taskcast_trio.core import assignment, machine, validate
-from taskcast_trio.core.archive import restore
+from taskcast_trio.core.archive import expected_seqs, restore
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
+    BadRequest,
     Forbidden,
     NotBlocked,
     ReleaseUnsupported,
     RequestNotFound,
     RevisionConflict,
+    SeqGap,
     StaleFence,
     TaskEnded,
     TaskExists,
@@ -47,6 +49,7 @@ from taskcast_trio.core.model import (
 )
 from taskcast_trio.storage.protocols import (
     Commit,
+    CountLimits,
     Idempotency,
     LogLimits,
     LongTermStore,
@@ -63,6 +66,7 @@ from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
 from .items import Follow
 from .metrics import Metrics
+from .ordered import Holds, append_once
 from .replay import resolve_cursor
 from .subscription import Subscription
 from .timetable import Timetable
@@ -94,11 +98,14 @@ class TaskEngine:
         peers: Peers | None = None,
         timetable: Timetable | None = None,
         assign_mode: AssignMode | UnsetType = UNSET,
+        counting: CountLimits | None = None,
+        holds: Holds | None = None,
     ) -> None:
         """With an ``archive``, tasks that ``store`` has no more are looked up there and go on from
         there; ``changed`` is called when there is something to be archived. ``peers`` know who
         follows in other processes. ``timetable`` knows what is due for a task. ``assign_mode`` is
-        that of tasks that are created without one.
+        that of tasks that are created without one. ``counting`` bounds what is kept of publishers
+        that count their events; ``holds`` has those that wait for others to come before them.
         """
         self.store = store
         self._hot = store
@@ -121,6 +128,8 @@ class TaskEngine:
         self._noise = noise
         self._log_limits = log_limits
         self._assign_mode = assign_mode
+        self._counting = counting or CountLimits()
+        self._holds = holds or Holds(fanout)
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -383,9 +392,15 @@ class TaskEngine:
         *,
         key: str | None = None,
         fence: int | None = None,
+        hold: bool = True,
+        visible: Callable[[Task], bool] | None = None,
     ) -> Sequence[Entry]:
         """Append events to the task's log, all or none, and fan them out. ``fence`` is that of the
         worker that publishes.
+
+        Of events that are counted (``client_seq``) those that were stored before are answered as
+        they are stored. One that comes before its time is waited with, unless it asks for no
+        ``hold`` or the caller does.
 
         Raises:
             BadRequest: a draft is wrong in itself; nothing is stored.
@@ -394,9 +409,48 @@ class TaskEngine:
             StaleFence, TaskCancelled: the task is not assigned so any more.
             TaskFull: the task's log would hold more than it may; nothing is stored.
             KeyReused: the key came with another request before.
+            SeqGap: events are missing before one that is counted.
+            SeqStale: one that is counted was stored too long ago.
+            RateLimited: too many wait for others to come before them.
+            Draining: the engine has begun to shut down while this waited.
+            Forbidden: while this waited the task was replaced by one that is not ``visible``.
         """
+        counted = 0
         for number, draft in enumerate(drafts):
-            validate.draft(draft, number)
+            counted += validate.draft(draft, number)
+        idempotency = _idempotency("publish", key, drafts)
+        if not counted:
+            return (await self._append(task_id, drafts, idempotency, fence, None)).entries
+        if key is not None and counted < len(drafts):
+            raise BadRequest(
+                "With an Idempotency-Key all events of a batch have a clientSeq, or none has"
+            )
+
+        async def append(some: Sequence[Draft], is_all: bool) -> Commit:
+            key = idempotency if is_all else None
+            return await self._append(task_id, some, key, fence, self._counting)
+
+        async def attempt() -> list[Entry]:
+            if visible is not None and not visible((await self.record(task_id)).task):
+                raise Forbidden("The task was replaced by one that this caller may not publish to")
+            return await append_once(drafts, append)
+
+        try:
+            return await append_once(drafts, append)
+        except SeqGap as early:
+            gap = early
+        if not hold or not gap.held or not self._holds.hold_s:
+            raise gap
+        return await self._holds.store(task_id, gap, attempt)
+
+    async def _append(
+        self,
+        task_id: str,
+        drafts: Sequence[Draft],
+        idempotency: Idempotency | None,
+        fence: int | None,
+        counting: CountLimits | None,
+    ) -> Commit:
         now_ms = self.clock()
         try:
             with self.timetable.appending(now_ms):
@@ -404,10 +458,11 @@ class TaskEngine:
                     task_id,
                     drafts,
                     now_ms=now_ms,
-                    idempotency=_idempotency("publish", key, drafts),
+                    idempotency=idempotency,
                     limits=self._log_limits,
                     hasten={WEBHOOK: now_ms},
                     fence=fence,
+                    counting=counting,
                 )
         except (StaleFence, TaskEnded) as refused:
             error = refused
@@ -419,11 +474,21 @@ class TaskEngine:
                 raise assignment.refusal(task)
         raise error
 
-    def _published(self, commit: Commit, now_ms: int) -> Sequence[Entry]:
-        if not commit.repeated:
+    def _published(self, commit: Commit, now_ms: int) -> Commit:
+        if not commit.repeated and commit.known is None:
             self.metrics.events.inc(len(commit.entries))
             self.timetable.appended(commit.record.task, now_ms)
-        return commit.entries
+        return commit
+
+    async def expected_seq(self, task_id: str, client_id: str) -> int:
+        """Which event of the publisher is to be stored next; 0 where none has been yet.
+
+        Raises:
+            BadRequest: no publisher can have this id.
+            TaskNotFound: there is no such task.
+        """
+        validate.client_id(client_id, ".clientId")
+        return (await self.store.publishers(task_id)).expected.get(client_id, 0)
 
     def subscribe(self, task_id: str, follow: Follow | None = None) -> Subscription:
         """Follow a task: ``async with engine.subscribe(task_id) as subscription``.
@@ -507,6 +572,7 @@ class TaskEngine:
             TaskExists: the id is taken, and ``overwrite`` is not set.
         """
         task, events = restore(request.archive)
+        publishers = expected_seqs(request.archive)
         validate.task_id(task.id, "archive.task.id")
         check_request(task.blocked_request, "$.archive.task.blockedRequest")
         due = self.timetable.at_start(task, self.clock(), imported=True)
@@ -517,6 +583,7 @@ class TaskEngine:
                 epoch=self._new_epoch(),
                 overwrite=request.overwrite,
                 timers=timers,
+                publishers=publishers,
             )
         self.timetable.plan.judge(task)
         return Imported(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
 import msgspec
+from msgspec import UNSET
 
 from taskcast_trio.core.archive import compact
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.filter import EventFilter
-from taskcast_trio.core.model import Event, Task
+from taskcast_trio.core.model import ArchivedPublisher, Event, Task
 from taskcast_trio.core.series import collapse
 from taskcast_trio.storage.protocols import ShortTermStore, Snapshot
 
@@ -119,13 +120,19 @@ async def read_archive(
     Raises:
         TaskNotFound: there is no such task (before the first part).
     """
+    # First: what the events say that came since is added.
+    publishers = dict((await store.publishers(task_id)).expected)
     snapshot = await store.snapshot(task_id)
-    task = snapshot.record.task
-    return _archive_parts(store, snapshot, exported_at_ms, shown(task) if shown else task)
+    task = shown(snapshot.record.task) if shown else snapshot.record.task
+    return _archive_parts(store, snapshot, exported_at_ms, task, publishers)
 
 
 async def _archive_parts(
-    store: ShortTermStore, snapshot: Snapshot, exported_at_ms: int, task: Task
+    store: ShortTermStore,
+    snapshot: Snapshot,
+    exported_at_ms: int,
+    task: Task,
+    publishers: dict[str, int],
 ) -> AsyncIterator[bytes]:
     record = snapshot.record
     yield (
@@ -141,13 +148,26 @@ async def _archive_parts(
         entries = [entry for entry in page.entries if entry.index < record.next_index]
         last = entries[-1].index if page.more and entries else record.next_index - 1
         entries = _with_replaced(entries, values, after, last)
+        expect(publishers, entries)
         events = list(compact(entries, snapshot.values, seen, first_index=count))
         if events:
             text = msgspec.json.encode(events)[1:-1]
             yield b"," + text if count else text
             count += len(events)
         after, more = last, page.more and last < record.next_index - 1
-    yield b"]}"
+    yield b"]"
+    if publishers:
+        told = [ArchivedPublisher(client_id=id_, expected_seq=s) for id_, s in publishers.items()]
+        yield b',"publishers":' + msgspec.json.encode(told)
+    yield b"}"
+
+
+def expect(publishers: dict[str, int], entries: Iterable[Entry]) -> None:
+    """Bring the seqs that are expected next up to these events."""
+    for entry in entries:
+        client_id, seq = entry.event.client_id, entry.event.client_seq
+        if client_id is not UNSET and seq is not UNSET:
+            publishers[client_id] = max(publishers.get(client_id, 0), seq + 1)
 
 
 def _with_replaced(

@@ -17,7 +17,13 @@ from msgspec import UNSET, UnsetType
 from taskcast_trio.config import Config
 from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.core.model import AssignMode
-from taskcast_trio.storage.protocols import Backend, Commit, LogLimits, LongTermStore
+from taskcast_trio.storage.protocols import (
+    Backend,
+    Commit,
+    CountLimits,
+    LogLimits,
+    LongTermStore,
+)
 
 from .archiver import Archiver
 from .backends import open_stores
@@ -27,6 +33,7 @@ from .cleanup_plan import CLEANUP, CleanupPlan
 from .engine import TaskEngine, wall_clock_ms
 from .fanout import Fanout
 from .metrics import Metrics
+from .ordered import Holds
 from .scheduler import Scheduler
 from .timetable import Timetable
 from .webhooks import Dialer, Webhooks
@@ -112,6 +119,13 @@ async def open_runtime(
             peers=backend.peers,
             timetable=timetable,
             assign_mode=_assign_mode(config),
+            counting=CountLimits(config.publish.publishers_per_task),
+            holds=Holds(
+                fanout,
+                hold_s=config.publish.seq_hold_ms / 1000,
+                per_task=config.publish.held_per_task,
+                total=config.publish.held,
+            ),
         )
         scheduler = Scheduler(
             engine.store,

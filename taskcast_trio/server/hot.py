@@ -5,7 +5,7 @@ They share the engine, the limits, the queries and the shape of errors with the 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -16,6 +16,7 @@ import trio
 
 from taskcast_trio.core import validate
 from taskcast_trio.core.access import Caller
+from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import RateLimited, TaskcastError
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server import sse
@@ -26,7 +27,7 @@ from taskcast_trio.server.bodies import PeerGone, read_body
 from taskcast_trio.server.ingest import ingest, is_ndjson
 from taskcast_trio.server.plain import JSON, Answer, error_answer, field_of, json_answer
 from taskcast_trio.server.publish_ws import Publisher, upgrade_required
-from taskcast_trio.server.publishing import batch_of, read_drafts
+from taskcast_trio.server.publishing import batch_of, publish_held, read_drafts, unless_gone
 from taskcast_trio.server.queries import STREAM_PARAMETERS, follow_all_query, follow_query
 from taskcast_trio.server.query import Query
 from taskcast_trio.server.target import ASGIApp, Receive, Scope, Send, local_path, path_id
@@ -135,15 +136,25 @@ class HotRoutes:
                 validate.draft(draft, number)
             await permit_task(self._engine, scope, "publishEvents", task_id)
         key = field_of(scope, b"idempotency-key")
-        entries = await self._engine.publish(
+        entries = await publish_held(
+            self._engine,
             task_id,
             drafts,
+            partial(self._while_held, scope, receive),
+            caller,
             key=None if key is None else idempotency_key(key.decode("latin-1"), caller),
             fence=fence_of(scope),
         )
         events = [entry.event for entry in entries]
         answer = events if isinstance(published, list) else events[0]
         return json_answer(201, msgspec.json.encode(answer))
+
+    async def _while_held(
+        self, scope: Scope, receive: Receive, publish: Callable[[], Awaitable[Sequence[Entry]]]
+    ) -> Sequence[Entry]:
+        """Publish what waits: meanwhile it is one of the caller's streams, and ends as they do."""
+        with self._admissions.open(caller_of(scope), limit_key(scope)) as admission:
+            return await admission.during(unless_gone, receive, publish)
 
     async def _follow(self, task_id: str, scope: Scope) -> Answer | sse.Stream:
         parameters = Query(scope["query_string"], STREAM_PARAMETERS)

@@ -17,7 +17,8 @@ from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import force_setattr
 
 from taskcast_trio.config.schema import Limits
-from taskcast_trio.core import jsontext, validate
+from taskcast_trio.core import jsontext, sequence, validate
+from taskcast_trio.core.access import Caller
 from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
 from taskcast_trio.core.model import Draft, Wire
 from taskcast_trio.engine import Runtime, TaskEngine
@@ -26,7 +27,7 @@ from taskcast_trio.server.auth.permit import fence_of, permit_task
 from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.openapi_shapes import Ingested
 from taskcast_trio.server.plain import Answer, error_answer, field_of, json_answer
-from taskcast_trio.server.publishing import PatientReceive, check_open
+from taskcast_trio.server.publishing import PatientReceive, check_open, publish_held
 from taskcast_trio.server.target import Receive, Scope
 
 MEDIA_TYPE: Final = b"application/x-ndjson"
@@ -67,11 +68,11 @@ async def ingest(
         )
     await check_open(runtime.engine, task_id)
     permit = partial(permit_task, runtime.engine, scope, "publishEvents", task_id)
-    body = _Body(runtime.engine, task_id, runtime.config.limits, permit, fence_of(scope))
     patient = PatientReceive(receive, runtime.drain, admission, patience_s=STALL_S)
+    body = _Body(runtime.engine, task_id, runtime.config.limits, permit, patient, fence_of(scope))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patient.watch)
-        answer = await body.take(patient)
+        answer = await body.take()
         nursery.cancel_scope.cancel()
     if answer is None:
         raise PeerGone
@@ -86,6 +87,7 @@ class _Stopped(Wire, frozen=True, kw_only=True):
     accepted: int
     first_index: int | UnsetType
     last_index: int | UnsetType
+    expected_seq: int | UnsetType
 
 
 class _Body:
@@ -96,12 +98,14 @@ class _Body:
         engine: TaskEngine,
         task_id: str,
         limits: Limits,
-        permit: Callable[[], Awaitable[object]],
+        permit: Callable[[], Awaitable[Caller]],
+        receive: PatientReceive,
         fence: int | None,
     ) -> None:
         self._engine = engine
         self._task_id = task_id
         self._permit = permit
+        self._receive = receive
         self._fence = fence
         self._line_bytes = min(limits.body_bytes, MAX_LINE_BYTES)
         self._depth = limits.json_depth
@@ -112,12 +116,12 @@ class _Body:
         self._first: int | UnsetType = UNSET
         self._last: int | UnsetType = UNSET
 
-    async def take(self, receive: Receive) -> Answer | None:
+    async def take(self) -> Answer | None:
         """Store what comes, up to the end or an error; None: the peer left."""
         try:
             more = True
             while more:
-                message = await receive()
+                message = await self._receive()
                 if message["type"] == "http.disconnect":
                     return None
                 body: bytes = message.get("body", b"")
@@ -125,6 +129,8 @@ class _Body:
                     await self._feed(body[start : start + SLICE_BYTES])
                 more = message.get("more_body", False)
             await self._store(bytes(self._unfinished))
+        except PeerGone:
+            return None
         except TaskcastError as raised:
             refusal = error_answer(raised)
             stopped = _Stopped(
@@ -133,6 +139,7 @@ class _Body:
                 accepted=self._accepted,
                 first_index=self._first,
                 last_index=self._last,
+                expected_seq=raised.facts.get("expectedSeq", UNSET),
             )
             return Answer(refusal.status, msgspec.json.encode(stopped), refusal.headers)
         stored = Ingested(accepted=self._accepted, first_index=self._first, last_index=self._last)
@@ -156,9 +163,16 @@ class _Body:
         for start in range(0, len(lines), self._group_events):
             group = lines[start : start + self._group_events]
             drafts, bad = self._parse(group, plain=plain)
-            if drafts:
-                await self._permit()  # again: the task may be another one by now
-                entries = await self._engine.publish(self._task_id, drafts, fence=self._fence)
+            for run in sequence.runs(drafts):
+                caller = await self._permit()  # again: the task may be another one by now
+                entries = await publish_held(
+                    self._engine,
+                    self._task_id,
+                    run,
+                    self._receive.meanwhile,
+                    caller,
+                    fence=self._fence,
+                )
                 self._accepted += len(entries)
                 self._first = entries[0].index if self._first is UNSET else self._first
                 self._last = entries[-1].index

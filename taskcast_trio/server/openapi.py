@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from taskcast_trio.core.model import Envelope
-from taskcast_trio.core.validate import MAX_ID_CHARACTERS
+from taskcast_trio.core.validate import MAX_CLIENT_CHARACTERS, MAX_ID_CHARACTERS
 
 from .openapi_examples import STREAM_EXAMPLE, examples
 from .openapi_shapes import Error
@@ -24,6 +24,7 @@ _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 _PATH_TEXT: Final = {
     "task_id": "The task's id; a `/` in it is written `%2F`.",
     "worker_id": "The worker's id.",
+    "client_id": "The publisher's `clientId`.",
     "number": "The webhook's place in the task's `webhooks`, from 0.",
 }
 _ERROR_TEXT: Final = {
@@ -85,6 +86,9 @@ _RULES: Final[Mapping[str, JsonObject]] = {
     "inactiveSince": {**_FROM_0, **_UNIX_MS},
     "expectedLastEventIndex": {"type": "integer", "minimum": -1},
     "index": _FROM_0,
+    "clientId": {"minLength": 1, "maxLength": MAX_CLIENT_CHARACTERS},
+    "clientSeq": _FROM_0,
+    "expectedSeq": _FROM_0,
     "CreateTask.id": {"minLength": 1, "maxLength": MAX_ID_CHARACTERS},
     "data": {"description": "Any JSON; it comes back as it was sent."},
     "seriesAccField": {"description": "The key in `data` whose text accumulates, else `delta`."},

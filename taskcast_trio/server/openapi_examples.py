@@ -134,7 +134,14 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     ),
     (model.Resolve, {"answer": {"data": {"approved": True}}}),
     (model.BlockedRequest, {"request": _REQUEST}),
-    (model.Draft | list[model.Draft], {"one": _DRAFT, "batch": [_DRAFT, _DRAFT]}),
+    (
+        model.Draft | list[model.Draft],
+        {
+            "one": _DRAFT,
+            "batch": [_DRAFT, _DRAFT],
+            "counted": {**_DRAFT, "clientId": "writer-1", "clientSeq": 0},
+        },
+    ),
     (model.Event | list[model.Event], {"one": _EVENT, "batch": [_EVENT]}),
     (list[model.Event], {"events": [_EVENT]}),
     (model.Archive, {"archive": _ARCHIVE}),
@@ -211,6 +218,7 @@ EXAMPLES: Final[tuple[tuple[Any, Mapping[str, object]], ...]] = (
     (shapes.WorkerChange, {"drain": {"status": "draining"}}),
     (shapes.Decline, {"decline": {"workerId": "worker-1", "blacklist": True}}),
     (shapes.Ingested, {"ingested": {"accepted": 2000, "firstIndex": 1, "lastIndex": 2000}}),
+    (shapes.ExpectedSeq, {"publisher": {"clientId": "writer-1", "expectedSeq": 42}}),
     (shapes.CleanupRequest, {"look": {"dryRun": True, "withinMs": 86_400_000}}),
     (
         shapes.CleanupReport,

@@ -16,6 +16,7 @@ from taskcast_trio.core.views import (
     AuthInfo,
     DeadLetter,
     Deliveries,
+    ExpectedSeq,
     Health,
     HealthDetail,
     MatchRule,
@@ -46,6 +47,7 @@ __all__ = [
     "Deliveries",
     "Done",
     "Error",
+    "ExpectedSeq",
     "Health",
     "HealthDetail",
     "Heartbeat",
@@ -68,10 +70,13 @@ __all__ = [
 
 
 class Error(Wire, frozen=True, kw_only=True):
-    """Every refusal: ``error`` is for people, ``code`` for programs."""
+    """Every refusal: ``error`` is for people, ``code`` for programs. ``expectedSeq`` is with
+    ``seq_gap`` and ``seq_stale``.
+    """
 
     error: str
     code: str | UnsetType = UNSET
+    expected_seq: int | UnsetType = UNSET
 
 
 class Links(Wire, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ def json_answer(status: int, text: bytes) -> Answer:
 
 def error_answer(raised: TaskcastError) -> Answer:
     """The one shape of errors."""
-    text = msgspec.json.encode({"error": str(raised), "code": raised.code})
+    text = msgspec.json.encode({"error": str(raised), "code": raised.code, **raised.facts})
     if raised.status == HTTPStatus.UNAUTHORIZED:  # RFC 9110, section 15.5.2
         return Answer(raised.status, text, [JSON, BEARER])
     return Answer(raised.status, text, [JSON, _retry_after(raised)] if raised.wait else [JSON])

@@ -32,6 +32,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.server.auth.admission import Admissions
 from taskcast_trio.server.auth.gate import limit_key
 from taskcast_trio.server.auth.permit import fence_of, permit_task
+from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.plain import (
     JSON,
     POLICY_VIOLATION,
@@ -40,7 +41,13 @@ from taskcast_trio.server.plain import (
     is_http2,
     refuse_handshake,
 )
-from taskcast_trio.server.publishing import PatientReceive, batch_of, check_open, read_drafts
+from taskcast_trio.server.publishing import (
+    PatientReceive,
+    batch_of,
+    check_open,
+    publish_held,
+    read_drafts,
+)
 from taskcast_trio.server.target import Message, Receive, Scope, Send
 
 NORMAL: Final = 1000
@@ -54,6 +61,7 @@ class _Ack(Wire, frozen=True, kw_only=True):
     last_index: int | UnsetType = UNSET
     error: str | UnsetType = UNSET
     code: str | UnsetType = UNSET
+    expected_seq: int | UnsetType = UNSET
 
 
 class _Close(NamedTuple):
@@ -108,7 +116,7 @@ class Publisher:
             )
             await take_leave(receive)
 
-    async def _answer_all(self, receive: Receive) -> _Close | None:
+    async def _answer_all(self, receive: PatientReceive) -> _Close | None:
         while True:
             try:
                 message = await receive()
@@ -120,9 +128,12 @@ class Publisher:
                 return None
             end = None
             try:
-                ack = await self._publish(message)
+                ack = await self._publish(message, receive)
+            except PeerGone:
+                return None
             except TaskcastError as error:
-                ack = _Ack(ok=False, error=str(error), code=error.code)
+                expected = error.facts.get("expectedSeq", UNSET)
+                ack = _Ack(ok=False, error=str(error), code=error.code, expected_seq=expected)
                 if isinstance(error, TaskEnded | TaskNotFound):
                     end = _Close(NORMAL, "the task has ended")
             text = msgspec.json.encode(ack).decode()
@@ -130,7 +141,7 @@ class Publisher:
             if end is not None:
                 return end
 
-    async def _publish(self, message: Message) -> _Ack:
+    async def _publish(self, message: Message, receive: PatientReceive) -> _Ack:
         text: str | None = message.get("text")
         if text is None:
             raise BadRequest("Expected a text message, got a binary one")
@@ -141,8 +152,10 @@ class Publisher:
             )
         drafts = batch_of(await read_drafts(body, self._limits))
         # Again: the task may be another one by now.
-        await permit_task(self._engine, self._scope, "publishSocket", self._task_id)
-        entries = await self._engine.publish(self._task_id, drafts, fence=self._fence)
+        caller = await permit_task(self._engine, self._scope, "publishSocket", self._task_id)
+        entries = await publish_held(
+            self._engine, self._task_id, drafts, receive.meanwhile, caller, fence=self._fence
+        )
         if not entries:
             return _Ack(ok=True)
         return _Ack(ok=True, first_index=entries[0].index, last_index=entries[-1].index)

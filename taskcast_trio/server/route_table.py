@@ -26,6 +26,7 @@ from taskcast_trio.core.model import (
 from .openapi_shapes import (
     CleanupReport,
     CleanupRequest,
+    ExpectedSeq,
     Ingested,
     TaskList,
 )
@@ -71,6 +72,13 @@ MiB; empty lines do not count), stored as they come. The answer says how many we
 the indexes of the first and the last. A bad line stops it: the error names the line and has
 `accepted` beside it, and what came before stays stored. So do the end of the task, a shutdown, and
 a silence of 10 s. `Idempotency-Key` does not go with it.
+
+**Exactly once.** With a `clientId` and a `clientSeq` (0, 1, 2 ... of that publisher in the task) an
+event is stored once, and in that order, however often and in whatever order it is sent. One that
+was stored is answered as it is stored, also within a batch; one that is older than the last 1,000
+of them is a 409 `seq_stale`. One that comes before others is held, up to a limit, until they are
+there; after that, or at once with `seqMode: fast-fail`, it is a 409 `seq_gap`. Both have
+`expectedSeq`. A gap within a batch is a 400.
 """
 _LINES: Final = """\
 {"type":"llm.delta","level":"info","data":{"delta":"The sea "}}
@@ -218,7 +226,18 @@ EVENT_ROUTES: Final = (
                 lines_shape=Ingested,
             )
         },
-        errors=(400, 404, 408, 413, 422),
+        errors=(400, 404, 408, 409, 413, 422),
+    ),
+    Route(
+        "GET",
+        "/tasks/{task_id}/seq/{client_id}",
+        "event:publish",
+        "Read where a publisher stands",
+        name="expectedSeq",
+        tag="Events",
+        text="For a publisher that does not know any more what it has sent; 0 for one that is new.",
+        answers={200: Answer("Which event it is to send next.", ExpectedSeq)},
+        errors=(400, 404),
     ),
     Route(
         "GET",

@@ -1,4 +1,7 @@
-"""The history of events. Publish and subscribe are hot routes, in front of Quart: see ``hot``."""
+"""The history of events, and where a publisher stands.
+
+Publish and subscribe are hot routes, in front of Quart: see ``hot``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.history import History
 
 from . import answers, sse
+from .openapi_shapes import ExpectedSeq
 from .queries import history_query
 from .requests import Permits, is_head, streamed
 from .target import path_id
@@ -31,6 +35,13 @@ async def _history_text(history: History) -> AsyncIterator[bytes]:
 def register(app: QuartTrio, runtime: Runtime) -> None:
     engine = runtime.engine
     permits = Permits(engine)
+
+    @app.get("/tasks/<task_id>/seq/<client_id>")
+    async def expected_seq(task_id: str, client_id: str) -> Response:
+        await permits.task("expectedSeq", path_id(task_id))
+        publisher = path_id(client_id)
+        expected = await engine.expected_seq(path_id(task_id), publisher)
+        return answers.json(ExpectedSeq(client_id=publisher, expected_seq=expected))
 
     @app.get("/tasks/<task_id>/events/history")
     async def history(task_id: str) -> Response:

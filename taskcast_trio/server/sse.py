@@ -18,6 +18,7 @@ from taskcast_trio.core.errors import Draining, Forbidden, StoreUnavailable, Una
 from taskcast_trio.engine import Delivery, Done, FollowAll, Gap, Subscription
 from taskcast_trio.engine.items import Item, Pumped, Run
 from taskcast_trio.server.auth.admission import Admission
+from taskcast_trio.server.publishing import leave_with_peer
 from taskcast_trio.server.target import Receive, Scope, Send
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -322,7 +323,7 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
             await send({"type": "http.response.body"})
         return
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_leave_with_peer, receive, nursery.cancel_scope)
+        nursery.start_soon(leave_with_peer, receive, nursery.cancel_scope)
         async for chunk in stream:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body"})
@@ -331,9 +332,3 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
 
 async def send_head(send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
-
-
-async def _leave_with_peer(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()

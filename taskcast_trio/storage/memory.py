@@ -28,17 +28,21 @@ from .memory_log import Log
 from .memory_notes import MemoryNotes
 from .memory_timers import MemoryTimers
 from .protocols import (
+    NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
     CommitSink,
+    CountLimits,
     Idempotency,
     LogLimits,
     Page,
+    Publishers,
     Snapshot,
     TaskRecord,
     Timer,
     Timers,
 )
+from .publishers import publishers_of
 
 
 class MemoryBroadcast:
@@ -198,6 +202,7 @@ class MemoryStore(MemoryNotes):
         wake: Mapping[str, int] = NO_TIMERS,
         hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
+        counting: CountLimits | None = None,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         log = self._log(task_id)
@@ -206,19 +211,30 @@ class MemoryStore(MemoryNotes):
             if answer is not None:
                 return answer
         record = log.record
+        if counting is not None and (known := log.known(drafts)):
+            return Commit(record, known=known)
         if fence is not None and record.task.fence != fence:
             raise StaleFence(task_id)
         if record.task.terminal:
             raise TaskEnded(task_id, record.task.status)
+        if counting is not None:
+            log.require_order(drafts, counting)
         if limits is not None:
             log.require_room(drafts, limits)
         entries = log.append(drafts, now_ms)
+        if counting is not None:
+            log.count(entries, counting)
         log.record = replace(record, next_index=len(log.by_index))
         if wake:
             self._timers.wake(task_id, wake)
         if hasten:
             self._timers.hasten(task_id, hasten)
         return self._finish(log, Commit(log.record, entries), idempotency, now_ms)
+
+    async def publishers(self, task_id: str) -> Publishers:
+        await trio.lowlevel.checkpoint()
+        log = self._log(task_id)
+        return Publishers(log.record, {id_: each.expected for id_, each in log.publishers.items()})
 
     async def transition(
         self,
@@ -312,6 +328,7 @@ class MemoryStore(MemoryNotes):
         epoch: str,
         overwrite: bool,
         timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         old = self._logs.get(task.id)
@@ -324,21 +341,30 @@ class MemoryStore(MemoryNotes):
             log = self._logs[task.id] = Log(record, old.number)
             self._timers.forget(task.id)
         self._timers.set(task.id, timers)
-        for event in events:
-            log.foreign[event.id] = event.index
-            log.keep(Entry(event, event.index))
-            log.timestamp = max(log.timestamp, event.timestamp)
+        entries = [Entry(event, event.index) for event in events]
+        for entry in entries:
+            log.foreign[entry.id] = entry.index
+            log.keep(entry)
+            log.timestamp = max(log.timestamp, entry.event.timestamp)
+        log.publishers = publishers_of(entries, publishers)
         imported = Commit(record, replaced=old is not None)
         self._announce(imported)
         return imported
 
     async def restore(
-        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
         await trio.lowlevel.checkpoint()
         if record.task.id in self._logs:
             raise TaskExists(record.task.id)
-        self._add(record).restore(entries)
+        log = self._add(record)
+        log.restore(entries)
+        log.publishers = publishers_of(entries, publishers)
         self._timers.set(record.task.id, timers)
         commit = Commit(record)
         self._announce(commit)

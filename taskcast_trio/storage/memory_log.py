@@ -14,7 +14,8 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event
 from taskcast_trio.core.series import SeriesValues, fold, keeps_value
 
-from .protocols import Commit, Idempotency, LogLimits, TaskRecord
+from .protocols import Commit, CountLimits, Idempotency, LogLimits, TaskRecord
+from .publishers import Publisher, again, counted_on, stored_before
 
 
 class Log:
@@ -36,6 +37,7 @@ class Log:
         "notes",
         "number",
         "of_series",
+        "publishers",
         "record",
         "timestamp",
         "values",
@@ -57,6 +59,7 @@ class Log:
         self.timestamp = record.task.created_at
         self.answers: OrderedDict[str, tuple[int, Idempotency, Commit]] = OrderedDict()
         self.notes: dict[str, bytes] = {}
+        self.publishers: dict[str, Publisher] = {}
 
     def append(self, drafts: Sequence[Draft], now_ms: int) -> list[Entry]:
         self.timestamp = now_ms = max(now_ms, self.timestamp)
@@ -75,6 +78,43 @@ class Log:
             self.keep(entry)
             entries.append(entry)
         return entries
+
+    def known(self, drafts: Sequence[Draft]) -> dict[int, Entry]:
+        """Those of the drafts that were stored before, by their number.
+
+        Raises:
+            SeqStale: of one nobody knows any more where it is.
+        """
+        record, publishers = self.record, self.publishers
+        found = stored_before(
+            record.task.id,
+            drafts,
+            self._expected,
+            lambda client_id, seq: publishers[client_id].places.get(seq),
+        )
+        return {
+            number: again(drafts[number], record, at, self.by_index[at[0]])
+            for number, at in found.items()
+        }
+
+    def require_order(self, drafts: Sequence[Draft], limits: CountLimits) -> None:
+        """Refuse (SeqGap, TaskFull) drafts that come before their time, or of too many."""
+        stored = len(self.publishers)
+        counted_on(self.record.task.id, drafts, self._expected, limits, stored)
+
+    def count(self, entries: Sequence[Entry], limits: CountLimits) -> None:
+        """Know the entries, which were appended, by their publishers."""
+        for entry in entries:
+            client_id = entry.event.client_id
+            if client_id is not UNSET:
+                publisher = self.publishers.get(client_id)
+                if publisher is None:
+                    publisher = self.publishers[client_id] = Publisher()
+                publisher.take(entry, limits.kept)
+
+    def _expected(self, client_id: str) -> int:
+        publisher = self.publishers.get(client_id)
+        return publisher.expected if publisher else 0
 
     def _place(self, draft: Draft, index: int) -> int:
         """Where the draft will stand; a ``latest`` draft vacates the slot of its series' value."""

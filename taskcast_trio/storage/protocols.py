@@ -12,7 +12,8 @@ not go back, whatever the clock does. 4. A repeated idempotency key returns the 
 stores nothing; with another request it is refused. 5. Nothing of a deleted task is left that a
 later task of the same id could meet; its log has a new epoch. 6. Where an append has `LogLimits`,
 it either leaves the log within them or stores nothing; what counts is what is stored then, also of
-status events and imports, which are never refused themselves.
+status events and imports, which are never refused themselves. 7. What a publisher counts is stored
+once and in the order of its seqs, however long the task lives, and whatever is trimmed.
 
 Times are Unix ms and passed in: a store reads no clock. A store that is away raises
 ``StoreUnavailable``. Cancelling a step leaves it done or not done, never half done, and leaks
@@ -79,6 +80,13 @@ class TaskRecord(Struct, frozen=True):
             return index < self.next_index
         return any(epoch == former.epoch and index < former.next_index for former in self.former)
 
+    def epoch_at(self, index: int) -> str:
+        """The epoch in which the index was given."""
+        for former in self.former:
+            if index < former.next_index:
+                return former.epoch
+        return self.epoch
+
 
 class Timer(Struct, frozen=True):
     """Something to be done for a task at ``due_ms``."""
@@ -96,6 +104,25 @@ class LogLimits(Struct, frozen=True):
 
     events: int
     bytes: int
+
+
+class CountLimits(Struct, frozen=True):
+    """How many publishers of one log may count their events, and of how many events of each it is
+    known where they are: those that are older can't be answered again.
+    """
+
+    publishers: int = 1000
+    kept: int = 1000
+
+
+class Publishers(Struct, frozen=True):
+    """The seq that is expected next of each publisher that counts its events; read in one step."""
+
+    record: TaskRecord
+    expected: Mapping[str, int]
+
+
+NO_PUBLISHERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +162,8 @@ class Commit(Struct, frozen=True):
 
     ``first_index`` is that of the first of ``entries``. ``created`` marks the birth of a task (an
     import is none), ``deleted`` its end; ``replaced`` an import over an older log. ``repeated``
-    marks an answer that an idempotency key brought back: nothing was stored or announced.
+    marks an answer that an idempotency key brought back: nothing was stored or announced. Nor was
+    it where there is ``known``: by their number among the drafts, events that were stored before.
     """
 
     record: TaskRecord
@@ -144,6 +172,7 @@ class Commit(Struct, frozen=True):
     deleted: bool = False
     replaced: bool = False
     repeated: bool = False
+    known: Mapping[int, Entry] | None = None
     shared: dict[tuple[bool, int], bytes] = {}
     """Encodings that subscribers at the same place share, by whether they are wrapped and by their
     first filtered index."""
@@ -351,6 +380,7 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         wake: Mapping[str, int] = NO_TIMERS,
         hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
+        counting: CountLimits | None = None,
     ) -> Commit:
         """Give the drafts the next indexes, apply the series modes, store and announce them.
 
@@ -360,12 +390,27 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         they are, so that nobody's lease is cut short by it. With a ``fence`` the drafts are stored
         only where that is the task's.
 
+        With ``counting`` the drafts of each ``client_id`` have to be those that are expected next
+        of it. Where some were stored before, nothing is stored and they are ``known``: the caller
+        asks again without them. That is looked at right after the key, so they are answered also
+        where the task has ended. A draft comes once among the drafts.
+
         Raises:
             TaskNotFound: there is no such task.
             StaleFence: it has another fence.
             TaskEnded: it is terminal.
-            TaskFull: with the drafts the log would be over ``limits``; none of them is stored.
+            TaskFull: with the drafts the log would be over ``limits``, or have too many publishers;
+                none of them is stored.
             KeyReused: the key came with another request before.
+            SeqGap: a draft came before its time.
+            SeqStale: a draft was stored before, and nobody knows where any more.
+        """
+
+    async def publishers(self, task_id: str) -> Publishers:
+        """Those that count their events.
+
+        Raises:
+            TaskNotFound: there is no such task.
         """
 
     async def transition(
@@ -462,17 +507,25 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         epoch: str,
         overwrite: bool,
         timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
-        """Store a task and its log as given; ``events`` are dense from index 0, in order.
+        """Store a task and its log as given; ``events`` are dense from index 0, in order. Of each
+        publisher the seq is expected next that ``publishers`` or the events say, the higher one.
 
         Raises:
             TaskExists: the id is taken and ``overwrite`` is false.
         """
 
     async def restore(
-        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
-        """Take in a task with its log as another store has it, as a whole.
+        """Take in a task with its log as another store has it, as a whole; ``publishers`` as in
+        :meth:`import_task`.
 
         ``entries`` are in the order of their indexes and keep their places; where one is missing, a
         ``latest`` event was replaced, or the log was trimmed. Announced without entries, neither
@@ -546,6 +599,7 @@ class LongTermStore(DueList, Protocol):
         through: int | None = None,
         values: Sequence[Entry] = (),
         due_ms: int | None = None,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> bool:
         """Write the task as of its revision and these events; writing the same again changes
         nothing.
@@ -554,7 +608,8 @@ class LongTermStore(DueList, Protocol):
         the index up to which it reaches then, for who leaves events out at the end; without it,
         that of the last entry. A ``latest`` event removes the one that it replaced. An event that
         was archived and trimmed does not come back. ``values`` are those of the series of a log
-        that was trimmed before: its events can't tell them. ``due_ms`` sets the task's timer. A
+        that was trimmed before: its events can't tell them. ``due_ms`` sets the task's timer.
+        ``publishers`` are the seqs that are expected next; they never go back. A
         task with a higher revision is never overwritten by an older one. A log of another epoch is
         another life of the task, which replaces the one that is there; but False, and nothing
         written, where the epoch is that of a life that has ended here, or where the task was
@@ -602,6 +657,9 @@ class LongTermStore(DueList, Protocol):
         self, task_id: str, *, after_place: int, after_index: int, limit: int
     ) -> Page:
         """As :meth:`ShortTermStore.read_places`."""
+
+    async def publishers(self, task_id: str) -> Publishers:
+        """As :meth:`ShortTermStore.publishers`, of what is archived."""
 
     async def find(self, task_id: str, event_id: str) -> Entry | None:
         """As :meth:`ShortTermStore.find`."""

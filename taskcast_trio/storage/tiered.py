@@ -25,12 +25,15 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.model import Draft, Event, Task
 
 from .protocols import (
+    NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
+    CountLimits,
     Idempotency,
     LogLimits,
     LongTermStore,
     Page,
+    Publishers,
     ShortTermStore,
     Snapshot,
     TaskRecord,
@@ -80,7 +83,7 @@ class TieredStore:
     # Steps ---------------------------------------------------------------------------------------
 
     def _done(self, commit: Commit) -> Commit:
-        if not commit.repeated:
+        if not commit.repeated and commit.known is None:
             self._changed()
         return commit
 
@@ -111,6 +114,7 @@ class TieredStore:
         wake: Mapping[str, int] = NO_TIMERS,
         hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
+        counting: CountLimits | None = None,
     ) -> Commit:
         wake = {**wake, ARCHIVE: now_ms} if wake else {ARCHIVE: now_ms}
         while True:
@@ -124,6 +128,7 @@ class TieredStore:
                     wake=wake,
                     hasten=hasten,
                     fence=fence,
+                    counting=counting,
                 )
             except TaskNotFound:
                 await self._take_in(task_id)
@@ -169,13 +174,19 @@ class TieredStore:
         epoch: str,
         overwrite: bool,
         timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
         was_archived = await self.archive.exists(task.id)
         if was_archived and not overwrite:
             raise TaskExists(task.id)
         timers = {**timers, ARCHIVE: self._clock()}
         commit = await self.hot.import_task(
-            task, events, epoch=epoch, overwrite=overwrite, timers=timers
+            task,
+            events,
+            epoch=epoch,
+            overwrite=overwrite,
+            timers=timers,
+            publishers=publishers,
         )
         return replace(self._done(commit), replaced=commit.replaced or was_archived)
 
@@ -201,9 +212,14 @@ class TieredStore:
         return max(archived, await self.hot.trim(task_id, indexes, epoch=epoch))
 
     async def restore(
-        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
-        return await self.hot.restore(record, entries, timers=timers)
+        return await self.hot.restore(record, entries, timers=timers, publishers=publishers)
 
     async def release(
         self,
@@ -254,9 +270,10 @@ class TieredStore:
             entries += page.entries
             more = page.more
             after = page.entries[-1].index if page.entries else after
+        publishers = (await self.archive.publishers(task_id)).expected
         timers = self._timers_of(record.task, self._clock())
         try:
-            await self.hot.restore(record, entries, timers=timers)
+            await self.hot.restore(record, entries, timers=timers, publishers=publishers)
         finally:
             self._timers_set(timers)
 
@@ -282,6 +299,9 @@ class TieredStore:
                 task_id, after_place=after_place, after_index=after_index, limit=limit
             )
         )
+
+    async def publishers(self, task_id: str) -> Publishers:
+        return await self._look(lambda store: store.publishers(task_id))
 
     async def find(self, task_id: str, event_id: str) -> Entry | None:
         return await self._look(lambda store: store.find(task_id, event_id))

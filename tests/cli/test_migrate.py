@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from taskcast_trio.cli import main
 from tests.storage.postgres.server import new_database, psql, url_of
 
-NAMES = ["0001_initial", "0002_logs"]
+NAMES = ["0001_initial", "0002_logs", "0003_publishers"]
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_the_url_comes_from_the_environment_or_a_file_too(
     runner: CliRunner, url: str, clean: Path
 ) -> None:
     env = {"TASKCAST_POSTGRES_URL": url}
-    assert len(lines(runner.invoke(main, ["migrate", "--status"], env=env))) == 2
+    assert len(lines(runner.invoke(main, ["migrate", "--status"], env=env))) == len(NAMES)
     file = clean / "x.yaml"
     file.write_text(f"postgres:\n  url: '{url}'\n")
-    assert len(lines(runner.invoke(main, ["migrate", "--status", "-c", str(file)]))) == 2
+    assert len(lines(runner.invoke(main, ["migrate", "--status", "-c", str(file)]))) == len(NAMES)
 
 
 def failed(result: Result, status: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -473,3 +474,71 @@ async def test_many_readers_do_not_come_back_at_the_same_moment(
     pauses = [each.pauses[0] for each in attempts]
     assert len(set(pauses)) > 10
     assert max(pauses) - min(pauses) > 0.1
+
+
+def farewell(code: str = "token_expired") -> bytes:
+    return f'event: taskcast.error\ndata: {{"code":"{code}"}}\n\n'.encode()
+
+
+async def test_who_can_renew_a_token_comes_back_at_once_and_only_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow = b"retry: 5000\n\n"
+    first = connection(slow, EVENTS[0], farewell())
+    attempts = Attempts(first, connection(slow, farewell()), connection(EVENTS[1], done()))
+    async with attempts.subscribe(patience_s=60) as stream:
+        assert await indexes(stream) == [0, 1]
+    at_once, later = attempts.pauses
+    assert at_once == 0
+    assert later >= 5
+
+
+async def test_a_server_that_says_when_is_not_asked_before(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    body = {"error": "e", "code": "rate_limited"}
+    limited = httpx.Response(429, headers={"Retry-After": "20"}, json=body)
+    first = connection(b"retry: 1\n\n", EVENTS[0])
+    attempts = Attempts(first, limited, connection(EVENTS[1], done()))
+    async with attempts.subscribe(patience_s=60) as stream:
+        assert await indexes(stream) == [0, 1]
+    assert 20 <= attempts.pauses[1] <= 30
+
+
+async def test_two_keepalives_that_do_not_come_are_a_lost_connection() -> None:
+    """What the server sends every 15 s unless it is configured otherwise."""
+    stalls = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        stalls.append(request.extensions["timeout"]["read"])
+        return connection(done())
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = AsyncTaskcastClient("http://server", http=http)
+    for stream in (client.subscribe("t"), client.subscribe_all(), client.subscribe("t", stall_s=3)):
+        async with stream:
+            assert await indexes(stream) == []
+    assert stalls == [30, 60, 3]
+
+
+async def test_following_all_tasks_tells_what_a_lost_connection_costs() -> None:
+    """There is no cursor over all: the same indexes are of other tasks, and a hole is told."""
+    script = (
+        streaming(EVENTS[0], envelope(0, taskId="u"), cut=True),
+        streaming(envelope(0, taskId="v"), done()),
+    )
+    async with connected(*script) as (server, client), client.subscribe_all(types=["note"]) as all_:
+        assert await indexes(all_) == [0, 0, "gap", 0]
+        assert list(all_.gaps) == [Gap(reason="reconnected", replayed_from=-1)]
+    assert [request.cursor for request in server.requests] == [None, None]
+    assert {request.target for request in server.requests} == {"/events?types=note&existing=true"}
+
+
+async def test_a_place_in_time_is_asked_for_until_there_is_a_cursor() -> None:
+    since = datetime.fromtimestamp(1.5, UTC)
+    script = streaming(cut=True), streaming(EVENTS[0], cut=True), streaming(EVENTS[1], done())
+    async with connected(*script) as (server, client), client.subscribe("t", since=since) as stream:
+        assert await indexes(stream) == [0, 1]
+    queries = [dict(httpx.URL(request.target).params) for request in server.requests]
+    assert queries == [{"since.timestamp": "1500"}, {"since.timestamp": "1500"}, {}]
+    assert server.requests[2].cursor == event_id(0)

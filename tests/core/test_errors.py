@@ -66,6 +66,7 @@ def test_only_what_may_go_better_later_is_retryable() -> None:
     retryable = {name for name, error in classes().items() if error.retryable}
     assert retryable == {
         "RevisionConflict",
+        "SeqGap",
         "RequestTimeout",
         "RateLimited",
         "StoreUnavailable",
@@ -87,6 +88,8 @@ def test_only_what_may_go_better_later_is_retryable() -> None:
         (errors.InvalidTransition("a/b", "failed", "running", ()), ("a/b", "failed", "running")),
         (RevisionConflict("a/b"), ("a/b",)),
         (errors.KeyReused("a/b"), ("a/b", "Idempotency-Key")),
+        (errors.SeqGap("a/b", "me", 7, expected=5), ("a/b", "me", "7", "5")),
+        (errors.SeqStale("a/b", "me", 7, expected=9), ("a/b", "me", "7", "9")),
     ],
 )
 def test_messages_name_what_they_are_about(error: TaskcastError, words: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, SeriesMode, Status, Task
@@ -39,6 +40,11 @@ def piece(text: str, series: str = "s") -> Draft:
 
 def latest(text: str, series: str = "s") -> Draft:
     return draft({"delta": text}, series, "latest")
+
+
+def counted(seq: int, client_id: str = "me", *, data: object = 0) -> Draft:
+    """An event of a publisher that counts."""
+    return replace(draft(data), client_id=client_id, client_seq=seq)
 
 
 def event(index: int, data: object = 0, *, id_: str | None = None, at: int = NOW) -> Event:

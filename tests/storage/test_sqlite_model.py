@@ -22,6 +22,7 @@ from taskcast_trio.storage.memory_log import Log
 from taskcast_trio.storage.protocols import (
     PARKED_MS,
     Commit,
+    CountLimits,
     Former,
     LogLimits,
     Page,
@@ -31,7 +32,7 @@ from taskcast_trio.storage.protocols import (
 )
 from taskcast_trio.storage.sqlite import SqliteBackend, open_sqlite
 
-from .support import DAY, NOW, Announced, draft, event, key, latest, piece, task
+from .support import DAY, NOW, Announced, counted, draft, event, key, latest, piece, task
 
 Step = Callable[[ShortTermStore], Awaitable[object]]
 
@@ -45,6 +46,19 @@ drafts = st.lists(
     ),
     max_size=4,
 )
+counts = st.lists(
+    st.one_of(
+        st.builds(counted, st.integers(0, 4), st.sampled_from("mn"), data=st.integers(0, 9)),
+        st.builds(
+            lambda draft, seq: replace(draft, client_id="m", client_seq=seq),
+            st.builds(latest, st.text("cd", max_size=2), st.sampled_from("rs")),
+            st.integers(0, 4),
+        ),
+        st.builds(draft, st.integers(0, 9)),
+    ),
+    max_size=4,
+)
+publishers = st.dictionaries(st.sampled_from("mno"), st.integers(1, 3), max_size=2)
 ids = st.sampled_from(["t", "u"])
 keys = st.none() | st.builds(key, st.sampled_from("kl"), st.sampled_from([b"one", b"two"]))
 times = st.integers(-5, 5)
@@ -66,10 +80,21 @@ commands = st.one_of(
     st.tuples(st.just("create"), ids, times, keys, timers),
     st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes, wakes),
     st.tuples(st.just("append"), ids, drafts, times, keys, limits, wakes, wakes),
+    st.tuples(st.just("count"), ids, counts, times, keys, limits),
+    st.tuples(st.just("count"), ids, counts, times, st.none(), st.none()),
     st.tuples(st.just("move"), ids, statuses, drafts, times, keys, st.booleans(), timers, wakes),
     st.tuples(st.just("delete"), ids),
-    st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans(), timers),
-    st.tuples(st.just("restore"), ids, statuses, drafts, st.integers(0, 5), trims, timers),
+    st.tuples(st.just("import"), ids, st.integers(0, 3), st.booleans(), timers, publishers),
+    st.tuples(
+        st.just("restore"),
+        ids,
+        statuses,
+        drafts | counts,
+        st.integers(0, 5),
+        trims,
+        timers,
+        publishers,
+    ),
     st.tuples(st.just("release"), ids, times, st.booleans(), st.lists(kinds, max_size=1)),
     st.tuples(st.just("trim"), ids, trims, st.booleans()),
     st.tuples(st.just("trim"), ids, trims, st.just(False)),
@@ -107,20 +132,38 @@ def step_of(command: str, *arguments: Any, number: int, base: int, record: Any) 
             wake=at(base, due),
             hasten=at(base, hasten),
         )
+    if command == "count":
+        id_, batch, now, idempotency, bounds = arguments
+        return lambda store: store.append(
+            id_,
+            batch,
+            now_ms=base + now,
+            idempotency=idempotency,
+            limits=bounds,
+            counting=CountLimits(publishers=2, kept=2),
+        )
     if command == "move":
         return move_of(*arguments, base=base, record=record)
     if command == "delete":
         return lambda store: store.delete(arguments[0])
     if command == "import":
-        id_, count, overwrite, due = arguments
+        id_, count, overwrite, due, known = arguments
         events = [replace(event(index, at=NOW + 3 * index), task_id=id_) for index in range(count)]
+        events[1:2] = [replace(each, client_id="m", client_seq=2) for each in events[1:2]]
         return lambda store: store.import_task(
-            task(id_), events, epoch=epoch, overwrite=overwrite, timers=at(base, due)
+            task(id_),
+            events,
+            epoch=epoch,
+            overwrite=overwrite,
+            timers=at(base, due),
+            publishers=known,
         )
     if command == "restore":
-        *of, due = arguments
+        *of, due, known = arguments
         restored, entries = log_elsewhere(*of, epoch=epoch)
-        return lambda store: store.restore(restored, entries, timers=at(base, due))
+        return lambda store: store.restore(
+            restored, entries, timers=at(base, due), publishers=known
+        )
     if command == "release":
         id_, now, stale, unless = arguments
         return lambda store: store.release(
@@ -234,7 +277,8 @@ def plain(answer: object) -> object:
         return (answer.record, {name: plain(value) for name, value in answer.values.items()})
     if isinstance(answer, Commit):
         marks = (answer.created, answer.deleted, answer.replaced, answer.repeated)
-        return (answer.record, list(map(plain, answer.entries)), *marks)
+        known = {number: entry.event for number, entry in (answer.known or {}).items()}
+        return (answer.record, list(map(plain, answer.entries)), known, *marks)
     return answer
 
 
@@ -259,6 +303,9 @@ async def state(store: ShortTermStore) -> object:
         for epoch in (record.epoch, *(former.epoch for former in record.former)):
             for index in range(record.next_index + 1):
                 logs.append(plain(await store.find(id_, event_id(NOW, epoch, index))))
+        publishers = await store.publishers(id_)
+        assert publishers.record == record
+        logs.append(publishers.expected)
         notes = await store.task_notes(id_)
         assert notes.get("n") == await store.task_note(id_, "n")
         logs.append(notes)

@@ -101,6 +101,8 @@ class EventRow(NamedTuple):
     series_mode: str | None
     series_acc_field: str | None
     series_snapshot: bool | None
+    client_id: str | None
+    client_seq: int | None
     foreign_id: bool
 
 
@@ -126,6 +128,8 @@ def event_row(entry: Entry, epoch: str) -> EventRow:
         series_mode=_optional(event.series_mode),
         series_acc_field=None if acc_field is UNSET else stored(acc_field),
         series_snapshot=_optional(event.series_snapshot),
+        client_id=None if event.client_id is UNSET else stored(event.client_id),
+        client_seq=_optional(event.client_seq),
         foreign_id=parse_event_id(event.id) != Position(epoch, event.index),
     )
 
@@ -137,6 +141,7 @@ def entry_of(task_id: str, row: Row) -> Entry:
         raw = "null" if row["data"] is None else row["data"]
     series_id, acc_field = row["series_id"], row["series_acc_field"]
     mode, is_snapshot = row["series_mode"], row["series_snapshot"]
+    client_id, client_seq = row["client_id"], row["client_seq"]
     event = Event(
         id=given(row["id"]),
         task_id=task_id,
@@ -149,6 +154,8 @@ def entry_of(task_id: str, row: Row) -> Entry:
         series_mode=UNSET if mode is None else mode,
         series_acc_field=UNSET if acc_field is None else given(acc_field),
         series_snapshot=UNSET if is_snapshot is None else is_snapshot,
+        client_id=UNSET if client_id is None else given(client_id),
+        client_seq=UNSET if client_seq is None else client_seq,
     )
     return Entry(event, row["place"])
 

@@ -139,6 +139,7 @@ _TYPES: Final = {
     "timestamp": "bigint",
     "data": "text",
     "series_snapshot": "boolean",
+    "client_seq": "bigint",
     "foreign_id": "boolean",
 }
 
@@ -235,6 +236,16 @@ TRIMMED: Final = (
     "UPDATE taskcast_tasks SET trimmed = greatest(trimmed, $2::bigint), trims = trims + $3::bigint"
     " WHERE id = $1"
 )
+
+PUBLISHERS: Final = "SELECT client_id, expected FROM taskcast_publishers WHERE task_id = $1"
+
+EXPECT: Final = """
+INSERT INTO taskcast_publishers (task_id, client_id, expected)
+SELECT $1, row.client_id, row.expected
+FROM unnest($2::text[], $3::bigint[]) AS row (client_id, expected)
+ON CONFLICT (task_id, client_id) DO UPDATE
+SET expected = greatest(taskcast_publishers.expected, excluded.expected)
+"""
 
 FIND: Final = f"""
 (SELECT {_EVENT} FROM taskcast_events WHERE task_id = $1 AND idx = $3::bigint AND id = $2)

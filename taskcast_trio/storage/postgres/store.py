@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Literal, TypeAlias
@@ -16,8 +16,10 @@ from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.core.series import SeriesValues, fold
 from taskcast_trio.storage.bridge import Bridge
 from taskcast_trio.storage.protocols import (
+    NO_PUBLISHERS,
     Extent,
     Page,
+    Publishers,
     Snapshot,
     Summary,
     TaskRecord,
@@ -63,6 +65,7 @@ class PostgresStore(PostgresDueList):
         through: int | None = None,
         values: Sequence[Entry] = (),
         due_ms: int | None = None,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> bool:
         """See :meth:`LongTermStore.save`."""
         if through is None:
@@ -77,6 +80,7 @@ class PostgresStore(PostgresDueList):
                 through=through,
                 values=_value_rows(record.epoch, values),
                 due_ms=due_ms,
+                publishers=publishers,
                 careful=careful,
             )
             try:
@@ -171,6 +175,13 @@ class PostgresStore(PostgresDueList):
         if task is None:
             raise TaskNotFound(task_id)
         return task, rows
+
+    async def publishers(self, task_id: str) -> Publishers:
+        """See :meth:`LongTermStore.publishers`."""
+        task, rows = await self._read(sql.PUBLISHERS, task_id)
+        return Publishers(
+            record_of(task), {given(row["client_id"]): row["expected"] for row in rows}
+        )
 
     async def find(self, task_id: str, event_id: str) -> Entry | None:
         """See :meth:`LongTermStore.find`."""
@@ -335,6 +346,7 @@ async def _save(
     through: int,
     values: Sequence[EventRow],
     due_ms: int | None,
+    publishers: Mapping[str, int],
     careful: bool,
 ) -> Outcome:
     task_id, epoch = stored(record.task.id), stored(record.epoch)
@@ -356,6 +368,9 @@ async def _save(
         await connection.execute(sql.ADVANCE, task_id, through + 1)
         if values:
             await connection.execute(sql.KEEP_VALUES, task_id, epoch, *zip(*values, strict=True))
+        if publishers:
+            names = [stored(client_id) for client_id in publishers]
+            await connection.execute(sql.EXPECT, task_id, names, list(publishers.values()))
         if due_ms is not None:
             await connection.execute(sql.SET_DUE, task_id, epoch, within(due_ms))
     await connection.execute("COMMIT")

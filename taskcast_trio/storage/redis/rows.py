@@ -18,7 +18,8 @@ from taskcast_trio.core.model import Draft, Event, Level, SeriesMode, Task
 from taskcast_trio.core.series import SeriesValues, field_of, fold, joined, text_of
 
 from ..packed_task import pack_task, unpack_task
-from ..protocols import Former
+from ..protocols import CountLimits, Former
+from ..publishers import Publisher
 
 pack: Final = msgspec.msgpack.Encoder().encode
 unpack: Final = msgspec.msgpack.Decoder().decode
@@ -41,6 +42,8 @@ class _Written(Protocol):
     series_id: str | UnsetType
     series_mode: SeriesMode | UnsetType
     series_acc_field: str | UnsetType
+    client_id: str | UnsetType
+    client_seq: int | UnsetType
 
 
 def row_of(event: Draft | Event, *, id_: str | None = None) -> bytes:
@@ -49,14 +52,17 @@ def row_of(event: Draft | Event, *, id_: str | None = None) -> bytes:
     row: list[Any] = [event.type, _LEVEL_NUMBERS[event.level], data]
     snapshot = getattr(event, "series_snapshot", UNSET)
     plain = event.series_id is UNSET and event.series_mode is UNSET
-    if not plain or event.series_acc_field is not UNSET or snapshot is not UNSET or id_ is not None:
+    more = snapshot is not UNSET or id_ is not None or event.client_id is not UNSET
+    if not plain or event.series_acc_field is not UNSET or more:
         row += [
             None if event.series_id is UNSET else event.series_id,
             None if event.series_mode is UNSET else _MODE_NUMBERS[event.series_mode],
             None if event.series_acc_field is UNSET else event.series_acc_field,
         ]
-        if snapshot is not UNSET or id_ is not None:
+        if more:
             row += [None if snapshot is UNSET else snapshot, id_]
+        if event.client_id is not UNSET:
+            row += [event.client_id, event.client_seq]
     return pack(row)
 
 
@@ -70,10 +76,13 @@ def entry_of(placed: Sequence[Any], task_id: str, epoch: str) -> Entry:
     index, place, timestamp, row = placed
     type_, level, data, *rest = row
     series = mode = acc_field = snapshot = id_ = None
+    client_id = client_seq = None
     if rest:
         series, mode, acc_field, *rest = rest
         if rest:
-            snapshot, id_ = rest
+            snapshot, id_, *rest = rest
+            if rest:
+                client_id, client_seq = rest
     return Entry(
         Event(
             id=event_id(timestamp, epoch, index) if id_ is None else id_,
@@ -87,6 +96,8 @@ def entry_of(placed: Sequence[Any], task_id: str, epoch: str) -> Entry:
             series_mode=UNSET if mode is None else _MODES[mode],
             series_acc_field=UNSET if acc_field is None else acc_field,
             series_snapshot=UNSET if snapshot is None else snapshot,
+            client_id=UNSET if client_id is None else client_id,
+            client_seq=UNSET if client_seq is None else client_seq,
         ),
         place,
     )
@@ -138,6 +149,25 @@ def parts_of(events: Iterable[Draft | Event]) -> bytes:
         size = size_of(event)
         parts.append((offset, event.series_id, mode[0], _lua_text(key), text, size))
     return pack(parts) if parts else b""
+
+
+def seqs_of(drafts: Sequence[Draft], limits: CountLimits) -> bytes:
+    """What lua/parts/publishers.lua has to know of the drafts of publishers that count."""
+    seqs: list[int | str] = [limits.kept, limits.publishers]
+    for number, draft in enumerate(drafts):
+        if draft.client_id is not UNSET and draft.client_seq is not UNSET:
+            seqs += (number, draft.client_id, draft.client_seq)
+    return pack(seqs)
+
+
+def pack_publishers(publishers: Mapping[str, Publisher]) -> bytes:
+    told = []
+    for client_id, publisher in publishers.items():
+        places: list[int | str] = []
+        for seq, (index, timestamp) in publisher.places.items():
+            places += (seq, f"{index}:{timestamp}")
+        told.append((client_id, publisher.expected, places))
+    return pack(told)
 
 
 def _lua_text(text: bytes) -> Raw:

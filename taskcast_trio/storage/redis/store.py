@@ -6,9 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     RevisionConflict,
+    SeqGap,
+    SeqStale,
     StaleFence,
     TaskEnded,
     TaskExists,
@@ -19,15 +23,19 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event, Task
 
 from ..protocols import (
+    NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
+    CountLimits,
     Idempotency,
     LogLimits,
     Page,
+    Publishers,
     Snapshot,
     TaskRecord,
     Timers,
 )
+from ..publishers import again, publishers_of
 from .known import version_of
 from .listing import Listing
 from .notes import Notes
@@ -38,8 +46,10 @@ from .rows import (
     pack,
     pack_body,
     pack_former,
+    pack_publishers,
     parts_of,
     row_of,
+    seqs_of,
     size_of,
     value_of,
     values_told,
@@ -105,6 +115,7 @@ class RedisStore(Listing, TaskTimers, Notes):
         wake: Mapping[str, int] = NO_TIMERS,
         hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
+        counting: CountLimits | None = None,
     ) -> Commit:
         held = self._known.get(task_id)
         reply = await self._step(
@@ -120,6 +131,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             timer_values(wake) if wake else b"",
             timer_values(hasten) if hasten else b"",
             "" if fence is None else fence,
+            "" if counting is None else seqs_of(drafts, counting),
             *map(row_of, drafts),
         )
         match reply[0]:
@@ -129,6 +141,15 @@ class RedisStore(Listing, TaskTimers, Notes):
                 raise StaleFence(task_id)
             case "ended":
                 raise TaskEnded(task_id, reply[1])
+            case "gap" | "stale":
+                raise _out_of_order(task_id, drafts[reply[1]], reply)
+            case "known":
+                record = self._record(task_id, reply[1], held)
+                return Commit(record, known=_known(record, drafts, reply[2]))
+            case "full" if reply[1] == "publishers":
+                assert counting is not None
+                most = counting.publishers
+                raise TaskFull(task_id, "publishers", limit=most, stored=reply[2])
             case "full":
                 assert limits is not None
                 if reply[1] == "events":
@@ -139,6 +160,14 @@ class RedisStore(Listing, TaskTimers, Notes):
                 record = self._record(task_id, told, held)
                 return _commit(record, drafts, ts, moved)
         return self._repeated(task_id, reply)
+
+    async def publishers(self, task_id: str) -> Publishers:
+        told = await self._told("publishers", task_id, task_id)
+        if told is None:
+            raise TaskNotFound(task_id)
+        record, (flat,) = told
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        return Publishers(record, {client_id: int(seq) for client_id, seq in pairs})
 
     async def transition(
         self,
@@ -246,20 +275,32 @@ class RedisStore(Listing, TaskTimers, Notes):
         epoch: str,
         overwrite: bool,
         timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
         record = TaskRecord(task, revision=0, epoch=epoch, next_index=len(events), imported=True)
         entries = [Entry(event, event.index) for event in events]
-        replaced = await self._take_in(record, entries, timers, overwrite=overwrite)
+        replaced = await self._take_in(record, entries, timers, publishers, overwrite=overwrite)
         return Commit(record, replaced=replaced)
 
     async def restore(
-        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
-        await self._take_in(record, entries, timers, overwrite=False)
+        await self._take_in(record, entries, timers, publishers, overwrite=False)
         return Commit(record)
 
     async def _take_in(
-        self, record: TaskRecord, entries: Sequence[Entry], timers: Timers, *, overwrite: bool
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        timers: Timers,
+        publishers: Mapping[str, int],
+        *,
+        overwrite: bool,
     ) -> bool:
         task, events = record.task, [entry.event for entry in entries]
         places: list[int] = []
@@ -296,6 +337,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             parts_of(events) or pack([]),
             pack(foreign),
             fence_value(task),
+            pack_publishers(publishers_of(entries, publishers)),
             *rows,
         )
         if reply[0] == "exists":
@@ -321,6 +363,30 @@ def _commit(record: TaskRecord, drafts: Sequence[Draft], ts: int, moved: Sequenc
         drafts, task_id=record.task.id, epoch=record.epoch, first=first, ts=ts, moved=moved
     )
     return Commit(record, entries)
+
+
+def _out_of_order(task_id: str, draft: Draft, reply: Sequence[Any]) -> SeqGap | SeqStale:
+    client_id, seq = draft.client_id, draft.client_seq
+    assert client_id is not UNSET
+    assert seq is not UNSET
+    kind, _, expected = reply
+    if kind == "stale":
+        return SeqStale(task_id, client_id, seq, expected=expected)
+    held = draft.seq_mode != "fast-fail"
+    return SeqGap(task_id, client_id, seq, expected=expected, held=held)
+
+
+def _known(
+    record: TaskRecord, drafts: Sequence[Draft], told: Sequence[Sequence[Any]]
+) -> dict[int, Entry]:
+    """The events of the drafts that were stored before, by their number."""
+    known: dict[int, Entry] = {}
+    for number, index, timestamp, placed in told:
+        stored = None
+        if placed is not None:
+            stored = entry_of(placed, record.task.id, record.epoch)
+        known[number] = again(drafts[number], record, (index, timestamp), stored)
+    return known
 
 
 def _page(task_id: str, told: tuple[TaskRecord, list[Any]] | None, limit: int) -> Page:

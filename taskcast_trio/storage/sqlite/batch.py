@@ -11,15 +11,17 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import KeyReused
 
-from ..protocols import Commit, Idempotency, TaskRecord, Timers
+from ..protocols import Commit, CountLimits, Idempotency, TaskRecord, Timers
+from ..publishers import Publisher
 from . import queries
 from .queries import Head, Tasks
-from .rows import EVENT_COLUMNS, Row, is_foreign, pack_entries, row_of
+from .rows import EVENT_COLUMNS, Row, entry_of, is_foreign, pack_entries, row_of
 
 _ADD_EVENT: Final = (
     f"INSERT OR REPLACE INTO events (log, {EVENT_COLUMNS})"
@@ -39,6 +41,11 @@ _DROP_EXPIRED_ANSWERS: Final = (
     " (SELECT rowid FROM answers WHERE expires_ms <= ? ORDER BY expires_ms LIMIT ?)"
 )
 _SET_TIMER: Final = "INSERT OR REPLACE INTO timers (number, kind, due_ms) VALUES (?, ?, ?)"
+_EXPECT: Final = "INSERT OR REPLACE INTO publishers (log, client_id, expected) VALUES (?, ?, ?)"
+_ADD_SEQ: Final = (
+    "INSERT OR REPLACE INTO seqs (log, client_id, seq, idx, timestamp) VALUES (?, ?, ?, ?, ?)"
+)
+_DROP_SEQ: Final = "DELETE FROM seqs WHERE log = ? AND client_id = ? AND seq = ?"
 _CLEAR_TIMER: Final = "DELETE FROM timers WHERE number = ? AND kind = ?"
 
 
@@ -69,6 +76,9 @@ class Batch:
         self._newest: dict[tuple[int, str], tuple[int, int]] = {}
         self._answers: dict[tuple[int, str], tuple[int, Idempotency, Commit]] = {}
         self._timers: dict[int, dict[str, int | None]] = {}
+        self._expected: dict[tuple[int, str], int] = {}
+        self._seqs: dict[tuple[int, str, int], tuple[int, int]] = {}
+        self._old_seqs: set[tuple[int, str, int]] = set()
         self._now_ms = 0
 
     def head(self, task_id: str) -> Head | None:
@@ -102,6 +112,43 @@ class Batch:
             else:
                 known[kind] = due_ms
         return replace(head, timers=known)
+
+    def publishers(self, head: Head) -> Mapping[str, int]:
+        """The seqs that are expected next."""
+        if head.publishers is not None:
+            return head.publishers
+        return queries.expected_seqs(self.connection, head.log)
+
+    def seq_place(self, head: Head, client_id: str, seq: int) -> tuple[int, int] | None:
+        """The index and the time of an event of a publisher, where these are known."""
+        at = (head.log, client_id, seq)
+        if at in self._old_seqs:
+            return None
+        return self._seqs.get(at) or queries.seq_place(self.connection, *at)
+
+    def entry_at(self, head: Head, index: int) -> Entry | None:
+        """The event at an index, where it is still in the log."""
+        self.flush_events()
+        row = queries.row_at(self.connection, head.log, index)
+        return None if row is None else entry_of(row, head.record)
+
+    def count(
+        self, head: Head, entries: list[Entry], after: dict[str, int], limits: CountLimits
+    ) -> Head:
+        """The head that knows the entries by their publishers, of which ``after`` is expected."""
+        if not after:
+            return head
+        log = head.log
+        for entry in entries:
+            event = entry.event
+            if event.client_id is not UNSET and event.client_seq is not UNSET:
+                at = (log, event.client_id, event.client_seq)
+                self._seqs[at] = (entry.index, event.timestamp)
+                old = (log, event.client_id, event.client_seq - limits.kept)
+                if self._seqs.pop(old, None) is None and old[2] >= 0:
+                    self._old_seqs.add(old)
+        self._expected.update(((log, client_id), seq) for client_id, seq in after.items())
+        return replace(head, publishers={**self.publishers(head), **after})
 
     def newest_of_series(self, log: int, series: str) -> tuple[int, int] | None:
         """The place of the newest event of the series' value, and the bytes of its data."""
@@ -141,6 +188,13 @@ class Batch:
         rows = ((log, *row_of(entry, foreign=is_foreign(entry, record))) for entry in entries)
         self.connection.executemany(_ADD_EVENT, rows)
 
+    def write_publishers(self, log: int, publishers: Mapping[str, Publisher]) -> None:
+        """Write those of a log that comes as a whole at once."""
+        executemany = self.connection.executemany
+        executemany(_EXPECT, [(log, id_, each.expected) for id_, each in publishers.items()])
+        for id_, each in publishers.items():
+            executemany(_ADD_SEQ, [(log, id_, seq, *at) for seq, at in each.places.items()])
+
     def finish(
         self,
         head: Head,
@@ -178,6 +232,10 @@ class Batch:
         self.flush_events()
         if self._counts:
             executemany(_SET_COUNTS, map(_counts, self._counts.values()))
+        if self._expected:
+            executemany(_EXPECT, [(*at, seq) for at, seq in self._expected.items()])
+            executemany(_ADD_SEQ, [(*at, *place) for at, place in self._seqs.items()])
+            executemany(_DROP_SEQ, self._old_seqs)
         if self._answers:
             execute(_DROP_EXPIRED_ANSWERS, (self._now_ms, 2 * len(self._answers) + 16))
             executemany(_ADD_ANSWER, (_answer(at, *known) for at, known in self._answers.items()))

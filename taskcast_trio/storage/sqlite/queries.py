@@ -17,9 +17,10 @@ from taskcast_trio.core.model import Task
 from taskcast_trio.core.series import SeriesValues, fold
 
 from ..packed_task import unpack_task
-from ..protocols import Commit, Idempotency, Page, TaskRecord, Timer
+from ..protocols import Commit, Idempotency, Page, Publishers, TaskRecord, Timer
 from ..recent import Recent
 from .rows import (
+    DATA,
     EVENT_COLUMNS,
     Row,
     entries_of,
@@ -60,7 +61,8 @@ class Tasks:
 class Head(Struct, frozen=True):
     """What one life of a log has come to; ``weight`` is about its bytes in memory.
 
-    ``timers`` are those of its task, by kind; None where nobody has looked yet.
+    ``timers`` are those of its task, by kind, ``publishers`` the seqs that are expected next; None
+    where nobody has looked yet.
     """
 
     number: int
@@ -72,6 +74,7 @@ class Head(Struct, frozen=True):
     keys_until: int
     weight: int
     timers: Mapping[str, int] | None = None
+    publishers: Mapping[str, int] | None = None
 
 
 _HEAD: Final = (
@@ -260,9 +263,37 @@ def _candidates(
     yield from connection.execute(f"{select} AND id = ?", (log, event_id))
     position = parse_event_id(event_id)
     if position is not None and found.holds(position.epoch, position.index):
-        index = position.index
-        yield from connection.execute(f"{select} AND place = ? AND idx = place", (log, index))
-        yield from connection.execute(f"{select} AND idx = ? AND idx <> place", (log, index))
+        row = row_at(connection, log, position.index)
+        if row is not None:
+            yield row
+
+
+def row_at(connection: sqlite3.Connection, log: int, index: int) -> Row | None:
+    """The event at an index, where it is still in the log."""
+    row: Row | None = None
+    for where in ("place = ? AND idx = place", "idx = ? AND idx <> place"):
+        query = f"SELECT {EVENT_COLUMNS} FROM events WHERE log = ? AND {where}"
+        row = row or connection.execute(query, (log, index)).fetchone()
+    return row
+
+
+def publishers(connection: sqlite3.Connection, tasks: Tasks, task_id: str) -> Publishers:
+    log, found = _log(connection, tasks, task_id)
+    return Publishers(found, expected_seqs(connection, log))
+
+
+def expected_seqs(connection: sqlite3.Connection, log: int) -> dict[str, int]:
+    query = "SELECT client_id, expected FROM publishers WHERE log = ?"
+    return dict(connection.execute(query, (log,)).fetchall())
+
+
+def seq_place(
+    connection: sqlite3.Connection, log: int, client_id: str, seq: int
+) -> tuple[int, int] | None:
+    """The index and the time of an event of a publisher, where these are known."""
+    query = "SELECT idx, timestamp FROM seqs WHERE log = ? AND client_id = ? AND seq = ?"
+    row: tuple[int, int] | None = connection.execute(query, (log, client_id, seq)).fetchone()
+    return row
 
 
 def series_values(
@@ -278,7 +309,7 @@ def series_values(
             entry = entry_of(row, found)
             fold(values, entry)
             kept[entry.event.series_id or ""] = entry.index
-            size += len(row[-1] or b"")
+            size += len(row[DATA] or b"")
     rows = connection.execute(
         f"SELECT {EVENT_COLUMNS} FROM events INDEXED BY events_series"
         f" WHERE log = ? AND {KEEPS_VALUE} ORDER BY series_id, idx",
@@ -289,7 +320,7 @@ def series_values(
             continue
         entry = entry_of(row, found)
         fold(values, entry)
-        size += len(row[-1] or b"")
+        size += len(row[DATA] or b"")
     return found, values, size
 
 

@@ -7,7 +7,8 @@ the task's own JSON values by revision: the current one, and older ones for as l
 idempotency key may have to repeat an answer that showed them. ``timers`` and ``task_notes`` hang on
 the task's number: they are few, and go in the step that drops the task or its log. ``kept_values``
 has the values of series of a log that was trimmed, as they were when it first was: rows of events
-can't tell them any more.
+can't tell them any more. ``publishers`` has the seq that is expected next of each publisher of a
+log that counts its events, ``seqs`` the index and time of its latest ones.
 
 Events are keyed by their place, so a ``latest`` event replaces a row, and stored order is the order
 of the table. Nearly all places equal the index; the few that moved have an index of their own.
@@ -126,7 +127,28 @@ CREATE TABLE task_notes (
 ) WITHOUT ROWID;
 """
 
-_VERSIONS: Final = (_FIRST, _SECOND)
+_THIRD: Final = """
+ALTER TABLE events ADD COLUMN client_id TEXT;
+ALTER TABLE events ADD COLUMN client_seq INTEGER;
+ALTER TABLE kept_values ADD COLUMN client_id TEXT;
+ALTER TABLE kept_values ADD COLUMN client_seq INTEGER;
+CREATE TABLE publishers (
+    log INTEGER NOT NULL,
+    client_id TEXT NOT NULL,
+    expected INTEGER NOT NULL,
+    PRIMARY KEY (log, client_id)
+) WITHOUT ROWID;
+CREATE TABLE seqs (
+    log INTEGER NOT NULL,
+    client_id TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    timestamp INTEGER NOT NULL,
+    PRIMARY KEY (log, client_id, seq)
+) WITHOUT ROWID;
+"""
+
+_VERSIONS: Final = (_FIRST, _SECOND, _THIRD)
 """What each version adds to the one before; a file of any version comes to the same tables."""
 
 SCHEMA_VERSION: Final = len(_VERSIONS)
@@ -142,6 +164,8 @@ _EDGES: Final = (
     "SELECT max(number), max(kind) FROM timers",
     "SELECT max(number) FROM task_notes",
     "SELECT max(log) FROM kept_values",
+    "SELECT max(log) FROM publishers",
+    "SELECT max(log) FROM seqs",
 )
 """Reads one edge of every table: cheap, and a file that was cut short does not get past it."""
 

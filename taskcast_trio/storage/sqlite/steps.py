@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -20,14 +21,17 @@ from taskcast_trio.core.model import Draft, Event, Task
 
 from ..packed_task import pack_task
 from ..protocols import (
+    NO_PUBLISHERS,
     NO_TIMERS,
     PARKED_MS,
     Commit,
+    CountLimits,
     Idempotency,
     LogLimits,
     TaskRecord,
     Timers,
 )
+from ..publishers import again, counted_on, publishers_of, stored_before
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of
@@ -63,6 +67,7 @@ def append(
     wake: Mapping[str, int],
     hasten: Mapping[str, int],
     fence: int | None,
+    counting: CountLimits | None,
 ) -> Commit:
     head = _head(batch, task_id)
     if idempotency:
@@ -70,16 +75,42 @@ def append(
         if answer is not None:
             return answer
     record = head.record
+    if counting is not None and (known := _known(batch, head, drafts)):
+        return Commit(record, known=known)
     if fence is not None and record.task.fence != fence:
         raise StaleFence(task_id)
     if record.task.terminal:
         raise TaskEnded(task_id, record.task.status)
-    head, entries = _appended(batch, head, drafts, now_ms, limits)
+    if counting is None:
+        head, entries = _appended(batch, head, drafts, now_ms, limits)
+    else:
+        publishers = batch.publishers(head)
+        after = counted_on(task_id, drafts, _due(publishers), counting, len(publishers))
+        head, entries = _appended(batch, head, drafts, now_ms, limits)
+        head = batch.count(head, entries, after, counting)
     if wake:
         head = _woken(batch, head, wake)
     if hasten:
         head = _hastened(batch, head, hasten)
     return batch.finish(head, Commit(head.record, entries), idempotency, now_ms)
+
+
+def _known(batch: Batch, head: Head, drafts: Sequence[Draft]) -> dict[int, Entry]:
+    """Those of the drafts that were stored before, by their number."""
+    found = stored_before(
+        head.record.task.id,
+        drafts,
+        _due(batch.publishers(head)),
+        partial(batch.seq_place, head),
+    )
+    return {
+        number: again(drafts[number], head.record, at, batch.entry_at(head, at[0]))
+        for number, at in found.items()
+    }
+
+
+def _due(publishers: Mapping[str, int]) -> Callable[[str], int]:
+    return lambda client_id: publishers.get(client_id, 0)
 
 
 def transition(
@@ -150,6 +181,7 @@ def import_task(
     epoch: str,
     overwrite: bool,
     timers: Timers,
+    publishers: Mapping[str, int],
 ) -> Commit:
     old = batch.head(task.id)
     if old is not None and not overwrite:
@@ -158,14 +190,21 @@ def import_task(
     if old is not None:
         batch.drop(old)
     entries = [Entry(event, event.index) for event in events]
-    head = _new_log(batch, record, entries, timers, number=old.number if old else None)
+    number = old.number if old else None
+    head = _new_log(batch, record, entries, timers, publishers, number=number)
     return batch.finish(head, Commit(record, replaced=old is not None))
 
 
-def restore(batch: Batch, record: TaskRecord, entries: Sequence[Entry], timers: Timers) -> Commit:
+def restore(
+    batch: Batch,
+    record: TaskRecord,
+    entries: Sequence[Entry],
+    timers: Timers,
+    publishers: Mapping[str, int],
+) -> Commit:
     if batch.head(record.task.id) is not None:
         raise TaskExists(record.task.id)
-    return batch.finish(_new_log(batch, record, entries, timers), Commit(record))
+    return batch.finish(_new_log(batch, record, entries, timers, publishers), Commit(record))
 
 
 def put_note(batch: Batch, key: str, value: bytes, expires_ms: int | None, now_ms: int) -> None:
@@ -217,6 +256,7 @@ def _new_log(
     record: TaskRecord,
     entries: Sequence[Entry],
     timers: Timers,
+    expected: Mapping[str, int] = NO_PUBLISHERS,
     *,
     number: int | None = None,
 ) -> Head:
@@ -247,6 +287,7 @@ def _new_log(
     ).lastrowid  # fmt: skip
     assert log is not None
     assert number is not None
+    publishers = publishers_of(entries, expected)
     head = Head(
         number=number,
         log=log,
@@ -257,9 +298,12 @@ def _new_log(
         keys_until=0,
         weight=weight_of(body),
         timers=NO_TIMERS,
+        publishers={client_id: each.expected for client_id, each in publishers.items()},
     )
     if entries:
         batch.write_log(head, entries)
+    if publishers:
+        batch.write_publishers(log, publishers)
     return batch.set_timers(head, timers) if timers else head
 
 

@@ -13,11 +13,14 @@ from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.model import Draft, Event, Task
 
 from ..protocols import (
+    NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
+    CountLimits,
     Idempotency,
     LogLimits,
     Page,
+    Publishers,
     Snapshot,
     TaskRecord,
     Timer,
@@ -103,11 +106,21 @@ class SqliteStore:
         wake: Mapping[str, int] = NO_TIMERS,
         hasten: Mapping[str, int] = NO_TIMERS,
         fence: int | None = None,
+        counting: CountLimits | None = None,
     ) -> Commit:
         return await self.writer.do(
             lambda batch: steps.append(
-                batch, task_id, drafts, now_ms, idempotency, limits, wake, hasten, fence
+                batch, task_id, drafts, now_ms, idempotency, limits, wake, hasten, fence, counting
             )
+        )
+
+    async def publishers(self, task_id: str) -> Publishers:
+        head = self.writer.head(task_id)
+        if head is not None and head.publishers is not None:
+            await trio.lowlevel.checkpoint()
+            return Publishers(head.record, head.publishers)
+        return await self._readers.look(
+            lambda connection: queries.publishers(connection, self._tasks, task_id)
         )
 
     async def transition(
@@ -205,15 +218,25 @@ class SqliteStore:
         epoch: str,
         overwrite: bool,
         timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
         return await self.writer.do(
-            lambda batch: steps.import_task(batch, task, events, epoch, overwrite, timers)
+            lambda batch: steps.import_task(
+                batch, task, events, epoch, overwrite, timers, publishers
+            )
         )
 
     async def restore(
-        self, record: TaskRecord, entries: Sequence[Entry], *, timers: Timers = NO_TIMERS
+        self,
+        record: TaskRecord,
+        entries: Sequence[Entry],
+        *,
+        timers: Timers = NO_TIMERS,
+        publishers: Mapping[str, int] = NO_PUBLISHERS,
     ) -> Commit:
-        return await self.writer.do(lambda batch: steps.restore(batch, record, entries, timers))
+        return await self.writer.do(
+            lambda batch: steps.restore(batch, record, entries, timers, publishers)
+        )
 
     async def release(
         self,

@@ -36,6 +36,11 @@ def _sweep_log(connection: sqlite3.Connection, log: int) -> None:
     if last is not None:
         execute("DELETE FROM events WHERE log = ? AND place <= ?", (log, last))
         return
+    publisher = execute("SELECT client_id FROM publishers WHERE log = ? LIMIT 1", (log,)).fetchone()
+    if publisher is not None:
+        for table in ("seqs", "publishers"):
+            execute(f"DELETE FROM {table} WHERE log = ? AND client_id = ?", (log, *publisher))
+        return
     some_answers = "SELECT rowid FROM answers WHERE log = ? LIMIT ?"
     if execute(f"DELETE FROM answers WHERE rowid IN ({some_answers})", (log, _MAX_ROWS)).rowcount:
         return

@@ -3,7 +3,7 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 command to publish with,
 --   4 only where the log has this epoch, or ''
 -- Result: ['done'] or ['gone']
--- Use: keys reply head announce forget
+-- Use: keys reply head announce publishers forget
 local known = call('GET', STEP)
 if known then
   return known

@@ -6,14 +6,15 @@
 --   events were, 13 no later event is older, 14 bytes of the rows' data, 15 status, 16 the status
 --   where it is terminal, else '', 17 '' or '=' and the type, 18 body, 19 timers, 20 index, place
 --   and time of each row in turn, 21 parts of series (parts/log.lua), 22 id and index of each event
---   whose id does not follow from its place, in turn, 23 fence or '', 24... rows
+--   whose id does not follow from its place, in turn, 23 fence or '', 24 publishers that count:
+--   id, expected seq, and seq and place of its latest events in turn, of each; 25... rows
 -- Result: ['done', whether it replaced another] or ['exists']
--- Use: keys reply head timers log announce forget enter
+-- Use: keys reply head timers log announce publishers forget enter
 local known = call('GET', STEP)
 if known then
   return known
 end
-local id, body, first = ARGV[1], ARGV[18], 24
+local id, body, first = ARGV[1], ARGV[18], 25
 local replaces = call('EXISTS', HEAD) == 1
 if replaces then
   if ARGV[4] ~= '1' then
@@ -45,6 +46,13 @@ write_series()
 local foreign = cmsgpack.unpack(ARGV[22])
 for number = 1, #foreign, 2 do
   call('HSET', FOREIGN, foreign[number], foreign[number + 1])
+end
+for _, publisher in ipairs(cmsgpack.unpack(ARGV[24])) do
+  local client, expected, places = unpack(publisher)
+  call('HSET', publishers_key(id), client, expected)
+  for at = 1, #places, 2 do
+    call('HSET', seqs_key(id, client), places[at], places[at + 1])
+  end
 end
 local kind = replaces and REPLACED or CHANGED
 announce(id, ARGV[3], kind, 0, array(0), array(0), record(head, body))

@@ -3,7 +3,7 @@
 -- ARGV: 1 id, 2 how long a reply is remembered (ms), 3 epoch, 4 revision, 5 now,
 --   6 only where it has none of these timers: their kinds
 -- Result: ['done'] or ['kept']
--- Use: keys reply head timers forget
+-- Use: keys reply head timers publishers forget
 local known = call('GET', STEP)
 if known then
   return known

@@ -8,5 +8,6 @@ local function forget(id)
   for _, series in ipairs(call('HKEYS', SERIES)) do
     call('UNLINK', TEXT .. series)
   end
+  forget_publishers(id)
   call('UNLINK', HEAD, BODIES, LOG, MOVED, SERIES, FOREIGN, ANSWERS, EXPIRIES, NOTES)
 end

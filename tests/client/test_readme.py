@@ -1,0 +1,28 @@
+"""What the README shows of the clients runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .real_server import running_server
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SECTION = re.search(r"^## Python clients$.*?(?=^## )", README.read_text("utf-8"), re.M | re.S)
+assert SECTION is not None
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", SECTION[0], re.M | re.S)
+SAID = ["Hello, world", "progress b'{\"percent\":50}'\n"]
+
+
+@pytest.mark.parametrize(("block", "said"), zip(BLOCKS, SAID, strict=True))
+def test_a_block_runs_and_prints(block: str, said: str) -> None:
+    with running_server() as url:
+        code = block.replace("http://127.0.0.1:3721", url)
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        )
+    assert (run.stdout, run.stderr) == (said, "")
