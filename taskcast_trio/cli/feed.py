@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from taskcast_trio.cli.connect import SETTLE_S
 from taskcast_trio.cli.failures import CLOSED_PIPE, FAILED, Failed
-from taskcast_trio.cli.interruption import interruptible
+from taskcast_trio.cli.interruption import Interruption
 from taskcast_trio.cli.output import write
 from taskcast_trio.cli.stdin import EventLines, TextLines, Texts, receive_some, stdin_number
 from taskcast_trio.client import AsyncTaskcastClient
@@ -136,33 +136,35 @@ class Publishing:
         self._patience_s = PATIENCE_S
         await self._move("running")
 
-    async def run(self, feed: Feed, progress: Callable[[], None]) -> int | None:
+    async def run(
+        self, feed: Feed, interruption: Interruption, progress: Callable[[], None]
+    ) -> int | None:
         """Publish until the input ends or a signal comes; the number of the signal.
 
         Raises:
             Failed: the input broke or is bad.
             TaskcastError: the server refuses, or is away for too long.
         """
-        with interruptible() as interruption:
-            try:
-                with interruption.scope:
-                    await self._publish_all(feed, progress)
-                # Where a signal came, the end of the input is its doing: see `interruptible`.
-                if interruption.number is None:
-                    if self._ends:
-                        await self._move("completed")
-                    return None
-            except TaskEnded:
-                raise
-            except (TaskcastError, Failed) as error:
-                await self._settle("failed", str(error), _code_of(error))
-                raise
-            except OSError as error:
-                said = f"reading stdin: {error.strerror}"
-                await self._settle("failed", said, "input_broken")
-                raise Failed(said, FAILED) from None
+        failure: TaskcastError | Failed
+        try:
+            with interruption.scope:
+                await self._publish_all(feed, progress)
+            # Where a signal came, the end of the input is its doing: see `interruptible`.
+            if interruption.number is None:
+                if self._ends:
+                    await self._move("completed")
+                return None
+        except TaskEnded:
+            raise
+        except (TaskcastError, Failed) as error:
+            failure = error
+        except OSError as error:
+            failure = Failed(f"reading stdin: {error.strerror}", FAILED)
+        else:
             await self._settle("cancelled", "the publisher was interrupted", "interrupted")
             return interruption.number
+        await self._settle("failed", str(failure), _code_of(failure))
+        raise failure
 
     async def _publish_all(self, feed: Feed, progress: Callable[[], None]) -> None:
         while True:

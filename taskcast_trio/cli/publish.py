@@ -116,6 +116,7 @@ def publish(
     # Trio and the client take a moment: not for --help.
     from taskcast_trio.cli.feed import NdjsonFeed, OneEvent, TextFeed
     from taskcast_trio.cli.feed import Publishing as Session
+    from taskcast_trio.cli.interruption import interruptible
 
     feed: Feed
     if single:
@@ -132,18 +133,21 @@ def publish(
 
     async def work(client: AsyncTaskcastClient) -> int | None:
         publishing = Session(client, task, made=new, ends=ends)
-        if new:
-            await publishing.create(
-                CreateTask(
-                    id=UNSET if new_id is None else new_id,
-                    type=UNSET if task_type is None else task_type,
+
+        def show() -> None:
+            progress(f"publishing: {publishing.events} events")
+
+        with interruptible() as interruption:
+            if new:
+                await publishing.create(
+                    CreateTask(
+                        id=UNSET if new_id is None else new_id,
+                        type=UNSET if task_type is None else task_type,
+                    )
                 )
-            )
-            _announce(publishing.task_id, server, out)
-        with out.progress("publishing") as progress:
-            number = await publishing.run(
-                feed, lambda: progress(f"publishing: {publishing.events} events")
-            )
+                _announce(publishing.task_id, server, out)
+            with out.progress("publishing") as progress:
+                number = await publishing.run(feed, interruption, show)
         _report(publishing, number, out)
         return number
 

@@ -204,5 +204,6 @@ class Reading(View):
 
     def _write(self, text: str) -> None:
         if text:
-            self._put(text)
+            # First: Ctrl-C may come while it is written, and then the line has to be ended.
             self._at_start = text.endswith("\n")
+            self._put(text)

@@ -109,6 +109,7 @@ async def piped(*arguments: str, env: dict[str, str]) -> AsyncIterator[Piped]:
     running = Piped(process)
     try:
         with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.checkpoint()
             yield running
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
@@ -179,6 +180,7 @@ async def terminal(
             os.close(its)
         try:
             with trio.fail_after(PATIENCE_S):
+                await trio.lowlevel.checkpoint()
                 yield Terminal(process, mine)
         finally:
             process.send_signal(signal.SIGKILL)
