@@ -21,7 +21,7 @@ def config() -> None:
     """Look at the configuration of a server."""
 
 
-@config.command("show")
+@config.command("show", short_help="Print what `start` would use here.")
 @click.option(
     "--config",
     "-c",

@@ -135,8 +135,6 @@ class EveryTask:
         floor = -1
         if known is not None:
             since = floor = known.index
-        elif task.created_at >= self._from_ms:
-            since = -1
         newest: Event | None = None
         while True:
             try:

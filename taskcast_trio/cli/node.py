@@ -87,7 +87,7 @@ def use(name: str | None, none: bool, out: Out) -> None:
     _done(out, name, "none is used" if name is None else f"{name} is used: {url}")
 
 
-@node.command("list")
+@node.command("list", short_help="Show the nodes.")
 @output_options
 def list_(out: Out) -> None:
     """Show the nodes; tokens are not shown, only which nodes have one."""
@@ -124,7 +124,7 @@ def list_(out: Out) -> None:
         )
 
 
-@node.command("token")
+@node.command("token", short_help="Keep a token for NAME, from stdin or a prompt.")
 @click.argument("name")
 @click.option("--show", is_flag=True, help="Print the token that is kept.")
 @click.option("--forget", is_flag=True, help="Keep none any more.")

@@ -164,7 +164,7 @@ def _fields(task: Task) -> Iterator[tuple[str, str]]:
             yield name, printable(json.dumps(value, ensure_ascii=False))
 
 
-@tasks.command("cancel")
+@tasks.command("cancel", short_help="Cancel TASKS.")
 @click.argument("tasks", nargs=-1, required=True)
 @click.option("--reason", metavar="TEXT", help="Why; it becomes the error of the task.")
 @server_options
