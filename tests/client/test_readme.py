@@ -18,7 +18,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", SECTION[0], re.M | re.S)
 SAID = ["Hello, world", "progress b'{\"percent\":50}'\n"]
 
 
-@pytest.mark.parametrize(("block", "said"), zip(BLOCKS, SAID, strict=True))
+@pytest.mark.parametrize(("block", "said"), list(zip(BLOCKS, SAID, strict=True)))
 def test_a_block_runs_and_prints(block: str, said: str) -> None:
     with running_server() as url:
         code = block.replace("http://127.0.0.1:3721", url)

@@ -20,6 +20,7 @@ from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     InvalidTransition,
+    SeqStale,
     StoreUnavailable,
     TaskEnded,
     TaskExists,
@@ -155,6 +156,85 @@ async def test_a_log_goes_on_where_its_archive_ends(postgres_url):
     async with opened(config(postgres_url)) as runtime:
         again = await runtime.engine.history("t")
         assert [event async for page in again.pages() for event in page] == events
+
+
+def counted(seq: int, client_id: str = "me", **fields) -> Draft:
+    return replace(draft("note", {"n": seq}, **fields), client_id=client_id, client_seq=seq)
+
+
+async def test_publishers_go_on_where_their_archive_ends(postgres_url):
+    """Also one whose only event was replaced by another's, and so is in no archive."""
+    latest = {"series": "bar", "mode": "latest"}
+    async with opened(config(postgres_url)) as runtime:
+        engine = runtime.engine
+        await engine.create(CreateTask(id="t"))
+        stored = [*await engine.publish("t", [counted(0), counted(1)])]
+        stored += await engine.publish("t", [counted(0, "you", **latest)])
+        await engine.publish("t", [draft("progress", {"pct": 99}, **latest)])
+        await engine.create(CreateTask(id="ended"))
+        await engine.publish("ended", [counted(0)])
+        await engine.transition("ended", Transition(status="cancelled"))
+        before = await answers(runtime, "t")
+    async with opened(config(postgres_url)) as runtime:
+        engine = runtime.engine
+        assert await answers(runtime, "t") == before
+        for client_id, expected in (("me", 2), ("you", 1), ("new", 0)):
+            assert await engine.expected_seq("t", client_id) == expected
+        assert await engine.expected_seq("ended", "me") == 1
+        assert await runtime.backend.store.count() == 0, "a look changes nothing"
+        again = await engine.publish("t", [counted(1), counted(2)])
+        assert [entry.index for entry in again] == [1, 4]
+        assert again[0].event == stored[1].event
+        with pytest.raises(SeqStale):
+            await engine.publish("t", [counted(0, "you")])
+        await engine.publish("t", [counted(1, "you")])
+        await archived(runtime)
+    async with opened(config(postgres_url)) as runtime:
+        for client_id, expected in (("me", 3), ("you", 2)):
+            assert await runtime.engine.expected_seq("t", client_id) == expected
+        text = b"".join([part async for part in await runtime.engine.archive("t")])
+        archive = msgspec.json.decode(text, type=ImportArchive)
+        told = {each.client_id: each.expected_seq for each in archive.publishers or ()}
+        assert told == {"me": 3, "you": 2}
+        await runtime.engine.delete("t")
+        await runtime.engine.create(CreateTask(id="t"))
+        assert await runtime.engine.expected_seq("t", "me") == 0
+
+
+async def test_a_publisher_is_expected_to_send_again_what_the_archive_lost(
+    postgres_url, monkeypatch
+):
+    """What is archived of it never says more than the events that are: a memory store may end in
+    the middle of a log.
+    """
+    monkeypatch.setattr("taskcast_trio.engine.archiver.BATCH_EVENTS", 2)
+    async with opened(config(postgres_url)) as runtime:
+        engine = runtime.engine
+        await engine.create(CreateTask(id="t"))
+        await archived(runtime)
+        save = runtime.archive.save
+        saves = 0
+
+        async def save_one(*arguments, **options):
+            nonlocal saves
+            saves += 1
+            if saves > 1:
+                raise StoreUnavailable("away")
+            return await save(*arguments, **options)
+
+        monkeypatch.setattr(runtime.archive, "save", save_one)
+        await engine.publish("t", [counted(seq) for seq in range(5)])
+        while saves < 2:
+            await trio.lowlevel.checkpoint()
+        archiver = runtime.archiver
+        monkeypatch.setattr(archiver, "finish", trio.lowlevel.checkpoint)
+    async with opened(config(postgres_url)) as runtime:
+        assert await runtime.engine.expected_seq("t", "me") == 2
+        entries = await runtime.engine.publish("t", [counted(seq) for seq in range(5)])
+        assert [entry.index for entry in entries] == [0, 1, 2, 3, 4]
+        history = await runtime.engine.history("t")
+        found = [event.client_seq async for page in history.pages() for event in page]
+        assert found == [0, 1, 2, 3, 4]
 
 
 async def test_a_transition_of_an_archived_task_takes_it_in(postgres_url):

@@ -48,7 +48,11 @@ SCOPES_OF_THE_CONTRACT = {
         "POST /tasks/{}/webhooks/{}/redeliver",
     },
     "task:resolve": {"POST /tasks/{}/resolve", "GET /tasks/{}/request"},
-    "event:publish": {"POST /tasks/{}/events", "GET /tasks/{}/events/ws"},
+    "event:publish": {
+        "POST /tasks/{}/events",
+        "GET /tasks/{}/events/ws",
+        "GET /tasks/{}/seq/{}",
+    },
     "event:subscribe": {
         "GET /tasks",
         "GET /tasks/{}",
@@ -175,7 +179,11 @@ def test_every_refusal_has_the_one_shape_of_errors(route: Route) -> None:
         assert schema == {"$ref": "#/components/schemas/Error"}
     error = document()["components"]["schemas"]["Error"]
     assert error["required"] == ["error"]
-    assert error["properties"] == {"error": {"type": "string"}, "code": {"type": "string"}}
+    assert error["properties"] == {
+        "error": {"type": "string"},
+        "code": {"type": "string"},
+        "expectedSeq": {"type": "integer", "minimum": 0},
+    }
 
 
 @pytest.mark.parametrize(("shape", "named"), EXAMPLES, ids=lambda value: str(value)[:60])

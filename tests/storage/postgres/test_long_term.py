@@ -33,9 +33,17 @@ from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres import store as store_module
 from taskcast_trio.storage.postgres.rows import given as given_back
 from taskcast_trio.storage.postgres.rows import jsonb, packed, stored, unpacked
-from taskcast_trio.storage.protocols import Extent, Former, Summary, TaskRecord, UnwritableRows
+from taskcast_trio.storage.protocols import (
+    CountLimits,
+    Extent,
+    Former,
+    Publishers,
+    Summary,
+    TaskRecord,
+    UnwritableRows,
+)
 
-from ..support import NOW, append, draft, latest, piece, task, text
+from ..support import NOW, append, counted, draft, latest, piece, task, text
 from .server import psql
 from .support import EPOCH, archive, assert_alike, record_of
 
@@ -484,3 +492,33 @@ async def test_a_task_that_cannot_be_written_is_said_so(store):
         with pytest.raises(UnwritableRows) as caught:
             await store.save(record_of(wrong), ())
         assert caught.value.task
+
+
+async def test_publishers_are_archived_and_their_seqs_never_go_back(store):
+    hot = MemoryStore()
+    await hot.create(task(), epoch=EPOCH, now_ms=NOW)
+    drafts = [counted(0), counted(0, "you\0"), counted(1), counted(2)]
+    await hot.append("t", drafts, now_ms=NOW, counting=CountLimits())
+    await archive(hot, store)
+    await assert_alike(hot, store)
+    record = await hot.get("t")
+    assert record is not None
+    assert await store.publishers("t") == Publishers(record, {})
+    expected = {"me": 3, "you\0": 1}
+    assert await store.save(record, [], publishers=expected)
+    assert await store.publishers("t") == Publishers(record, expected)
+    assert await store.save(record, [], publishers={"me": 2, "new": 1})
+    assert (await store.publishers("t")).expected == {**expected, "new": 1}
+    with pytest.raises(TaskNotFound):
+        await store.publishers("u")
+
+
+async def test_another_life_of_a_task_knows_no_publisher_of_the_one_before(store):
+    one = record_of(task())
+    assert await store.save(one, [], publishers={"me": 3})
+    other = replace(record_of(task(), epoch="EPOCH002"), imported=True)
+    assert await store.save(other, [], publishers={"you": 1})
+    assert (await store.publishers("t")).expected == {"you": 1}
+    assert await store.delete("t", epoch="EPOCH002")
+    with pytest.raises(TaskNotFound):
+        await store.publishers("t")
