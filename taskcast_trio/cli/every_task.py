@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+import trio
+
 from taskcast_trio.cli.event_text import ends_task, event_of
 from taskcast_trio.client import AsyncTaskcastClient, Gap
-from taskcast_trio.core.errors import BadRequest, TaskNotFound
+from taskcast_trio.core.errors import BadRequest, TaskcastError, TaskNotFound
 from taskcast_trio.core.model import Event, Level, Task
 
+PATIENCE_S: Final = 300.0
+PAUSE_S: Final = 1.0
 PAGE_TASKS: Final = 500
 PAGE_EVENTS: Final = 1000
 MAX_CURSORS: Final = 50_000
@@ -30,6 +35,17 @@ class _Cursor:
     index: int
     timestamp: int
     ended: bool = False
+
+
+@dataclass(slots=True)
+class _Part:
+    """How far the log of a task has been read."""
+
+    task_id: str
+    floor: int
+    """Events up to this index were shown before."""
+    since: str | int | datetime
+    newest: Event | None = None
 
 
 class EveryTask:
@@ -60,6 +76,8 @@ class EveryTask:
         as far as that is known.
         """
         self._skew_known = since is not None
+        self._part: _Part | None = None
+        """What was being read when the server went away."""
 
     async def past(self) -> None:
         """Show what the logs have from ``since`` on."""
@@ -78,7 +96,7 @@ class EveryTask:
             async for item in stream:
                 if isinstance(item, Gap):
                     self._note("the connection was lost: reading what came meanwhile")
-                    await self._catch_up()
+                    await self._catch_up_patiently()
                     continue
                 event = event_of(item)
                 self._learn_skew(event)
@@ -102,17 +120,31 @@ class EveryTask:
             _, oldest = self._cursors.popitem(last=False)
             self._from_ms = max(self._from_ms, oldest.timestamp)
 
-    async def _catch_up(self) -> None:
-        async for task in self._tasks():
-            known = self._cursors.get(task.id)
-            if known is not None and task.created_at > known.timestamp:
-                known = None
-                self._cursors.pop(task.id)
-            over = task.terminal and task.ended_at < self._from_ms if known is None else known.ended
-            if not over:
-                await self._read(task, known)
+    async def _catch_up_patiently(self) -> None:
+        """As :meth:`_catch_up`, also where the server goes away again; goes on where it stood."""
+        deadline = trio.current_time() + PATIENCE_S
+        while True:
+            try:
+                await self._catch_up()
+            except TaskcastError as error:
+                if not error.retryable or trio.current_time() > deadline:
+                    raise
+            else:
+                return
+            await trio.sleep(PAUSE_S)
 
-    async def _tasks(self) -> AsyncIterator[Task]:
+    async def _catch_up(self) -> None:
+        async with aclosing(self._tasks()) as tasks:
+            async for task in tasks:
+                known = self._cursors.get(task.id)
+                if known is not None and task.created_at > known.timestamp:
+                    known = None
+                    self._cursors.pop(task.id)
+                over = task.terminal and task.ended_at < self._from_ms
+                if not (over if known is None else known.ended):
+                    await self._read(task, known)
+
+    async def _tasks(self) -> AsyncGenerator[Task, None]:
         after: str | None = None
         while True:
             try:
@@ -130,26 +162,38 @@ class EveryTask:
             after = page[-1].id
 
     async def _read(self, task: Task, known: _Cursor | None) -> None:
-        """Show what the log has behind the cursor, in stored order."""
-        since: str | int | datetime = datetime.fromtimestamp(self._from_ms / 1000, UTC)
-        floor = -1
-        if known is not None:
-            since = floor = known.index
-        newest: Event | None = None
+        """Show what the log has behind the cursor, in stored order.
+
+        The cursor moves at the end only: the newest event of a `latest` series stands before older
+        ones.
+        """
+        part = self._part
+        if part is None or part.task_id != task.id:
+            since: str | int | datetime = datetime.fromtimestamp(self._from_ms / 1000, UTC)
+            floor = -1
+            if known is not None:
+                since = floor = known.index
+            self._part = part = _Part(task.id, floor, since)
         while True:
             try:
                 page = await self._client.history(
-                    task.id, since=since, limit=PAGE_EVENTS, types=self._types, levels=self._levels
+                    task.id,
+                    since=part.since,
+                    limit=PAGE_EVENTS,
+                    types=self._types,
+                    levels=self._levels,
                 )
             except TaskNotFound:
-                return
+                page = []
             for event in page:
-                if event.index <= floor:
+                if event.index <= part.floor:
                     continue
                 self._show(event)
-                if newest is None or event.index > newest.index:
-                    newest = event
-                    self._keep(event)
+                if part.newest is None or event.index > part.newest.index:
+                    part.newest = event
             if len(page) < PAGE_EVENTS:
-                return
-            since = page[-1].id
+                break
+            part.since = page[-1].id
+        self._part = None
+        if part.newest is not None:
+            self._keep(part.newest)

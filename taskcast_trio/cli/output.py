@@ -79,12 +79,12 @@ class Out:
         Console(no_color=not self.colored, highlight=False).print(table)
 
     @contextmanager
-    def progress(self, text: str) -> Iterator[Callable[[str], None]]:
+    def progress(self, text: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
         """Around what may take long: a sign of life on a terminal, and nothing in a pipe.
 
-        What it yields replaces the text.
+        What it yields replaces the text. ``quiet``: the terminal is used for something else.
         """
-        if not sys.stderr.isatty() or self.as_json:
+        if not sys.stderr.isatty() or self.as_json or quiet:
             yield lambda _: None
             return
         from rich.console import Console

@@ -119,15 +119,16 @@ def publish(
     from taskcast_trio.cli.interruption import interruptible
 
     feed: Feed
+    is_typed = bool(sys.stdin) and sys.stdin.isatty() and not single
     if single:
         feed = OneEvent(draft(UNSET if data is None else _json(data)))
     elif type_ is None:
-        if sys.stdin and sys.stdin.isatty():
+        if is_typed:
             raise click.UsageError("give --type and --data, or pipe events in")
         feed = NdjsonFeed(tee=tee)
     else:
         feed = TextFeed(lambda text: draft(_object(field, text)), lines=lines, tee=tee)
-        if sys.stdin.isatty():
+        if is_typed:
             out.note("reading what you type; Ctrl-D ends it")
     ends = new if complete is None else complete
 
@@ -146,7 +147,8 @@ def publish(
                     )
                 )
                 _announce(publishing.task_id, server, out)
-            with out.progress("publishing") as progress:
+            is_busy = is_typed or (tee and out.is_terminal)
+            with out.progress("publishing", quiet=is_busy) as progress:
                 number = await publishing.run(feed, interruption, show)
         _report(publishing, number, out)
         return number

@@ -160,21 +160,36 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._number, text.encode())
 
+    async def feed(self, data: bytes) -> None:
+        """Write to its stdin, where that is a pipe."""
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(data)
+
+    async def feed_no_more(self) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
 
 @asynccontextmanager
 async def terminal(
-    *arguments: str, env: dict[str, str], columns: int = COLUMNS
+    *arguments: str, env: dict[str, str], columns: int = COLUMNS, fed: bool = False
 ) -> AsyncIterator[Terminal]:
-    """A command whose stdin, stdout and stderr are a terminal; what is left of it is killed."""
+    """A command whose stdin (unless it is ``fed``), stdout and stderr are a terminal; what is left
+    of it is killed.
+    """
     mine, its = os.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     try:
         try:
             process = await trio.lowlevel.open_process(
-                [*COMMAND, *arguments], stdin=its, stdout=its, stderr=its, env=env
+                [*COMMAND, *arguments],
+                stdin=subprocess.PIPE if fed else its,
+                stdout=its,
+                stderr=its,
+                env=env,
             )
         finally:
             os.close(its)
@@ -186,5 +201,7 @@ async def terminal(
             process.send_signal(signal.SIGKILL)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
                 await process.wait()
+                if process.stdin is not None:
+                    await process.stdin.aclose()
     finally:
         os.close(mine)

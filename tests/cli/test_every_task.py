@@ -12,15 +12,18 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import pytest
+import trio
+import trio.testing
 from msgspec import Raw
 
 from taskcast_trio.cli import every_task
 from taskcast_trio.cli.every_task import EveryTask
-from taskcast_trio.client import AsyncTaskcastClient, Gap
+from taskcast_trio.client import AsyncTaskcastClient, Gap, ServerUnavailable
 from taskcast_trio.core.errors import BadRequest, TaskNotFound
 from taskcast_trio.core.model import Envelope, Event, TaskView
 
 NOW_MS = int(time.time() * 1000)
+SOON_MS = NOW_MS + 600_000
 RECONNECTED = Gap(reason="reconnected", replayed_from=-1)
 
 
@@ -33,6 +36,8 @@ class Server:
         self.live: list[Any] = []
         self.reads: list[str] = []
         self.deleted_after_page: str | None = None
+        self.failing_reads: set[int] = set()
+        """Which of the reads of logs, by number, the server is away for."""
 
     def create(self, task: str, at_ms: int, status: str = "running") -> None:
         self.tasks[task] = TaskView(
@@ -78,20 +83,22 @@ class Server:
     def subscribe_all(self, **_: Any) -> _Stream:
         return _Stream(self)
 
-    async def list(self, *, after: str | None, limit: int) -> list[TaskView]:
+    async def list(self, *, after: str | None, limit: int) -> Sequence[TaskView]:
         ids = list(self.tasks)
         if after is not None and after not in ids:
             raise BadRequest("There is no such task to go on after")
         page = ids[0 if after is None else ids.index(after) + 1 :][:limit]
         found = [self.tasks[task] for task in page]
         if self.deleted_after_page in page:
-            del self.tasks[cast(str, self.deleted_after_page)]
+            del self.tasks[self.deleted_after_page]
         return found
 
     async def history(
         self, task: str, *, since: str | int | datetime, limit: int, **_: Any
-    ) -> list[Event]:
+    ) -> Sequence[Event]:
         self.reads.append(task)
+        if len(self.reads) in self.failing_reads:
+            raise ServerUnavailable("away")
         if task not in self.logs:
             raise TaskNotFound(task)
         log = self.logs[task]
@@ -273,3 +280,23 @@ async def test_the_newest_of_a_series_stands_at_an_old_place_and_hides_nothing(
     after = Event(id="after", task_id="t", index=5, timestamp=NOW_MS + 6, type="n", level="info")
     server.send(after)
     assert await shown(server) == ids([seen, latest, *missed, after])
+
+
+async def test_a_server_that_goes_away_again_while_logs_are_read_costs_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(every_task, "PAGE_EVENTS", 2)
+    server.create("a", SOON_MS)
+    server.create("b", SOON_MS)
+    missed = [server.store(task, SOON_MS + n) for task in "ab" for n in range(1, 6)]
+    latest = server.logs["b"].pop()
+    server.logs["b"].insert(0, latest)  # a `latest` series: the newest stands first
+    server.failing_reads = {2, 5, 6}
+    server.live.append(RECONNECTED)
+    assert await shown(server) == ids([*missed[:5], latest, *missed[5:9]])
+    server.failing_reads = set(range(1000))
+    server.store("a", SOON_MS + 100)
+    server.live.append(RECONNECTED)
+    with pytest.raises(ServerUnavailable):
+        await shown(server)
+    assert trio.current_time() > every_task.PATIENCE_S
