@@ -61,6 +61,7 @@ class EveryTask:
         show: Callable[[Event], None],
         note: Callable[[str], None],
         max_cursors: int = MAX_CURSORS,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._types = types
@@ -69,9 +70,10 @@ class EveryTask:
         self._show = show
         self._note = note
         self._max_cursors = max_cursors
+        self._clock = clock
         self._cursors: OrderedDict[str, _Cursor] = OrderedDict()
         """Those longest silent first."""
-        self._from_ms = time.time() * 1000 if since is None else since.timestamp() * 1000
+        self._from_ms = clock() * 1000 if since is None else since.timestamp() * 1000
         """From when on the events of tasks without a cursor are to be shown; by the server's clock,
         as far as that is known.
         """
@@ -111,7 +113,7 @@ class EveryTask:
         """The first live event tells how far the server's clock is from this one."""
         if not self._skew_known:
             self._skew_known = True
-            self._from_ms += event.timestamp - time.time() * 1000
+            self._from_ms += event.timestamp - self._clock() * 1000
 
     def _keep(self, event: Event) -> None:
         self._cursors[event.task_id] = _Cursor(event.index, event.timestamp, ends_task(event))

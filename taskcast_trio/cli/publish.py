@@ -33,7 +33,12 @@ SIGNAL_BASE: Final = 128
 @click.option("--id", "new_id", metavar="ID", help="With --new: its id.")
 @click.option("--task-type", metavar="TYPE", help="With --new: its type.")
 @click.option("--type", "type_", metavar="TYPE", help="The type of the events.")
-@click.option("--level", type=click.Choice(["debug", "info", "warn", "error"]), default="info")
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warn", "error"]),
+    default="info",
+    help="How important they are.  [info]",
+)
 @click.option("--data", metavar="JSON", help="Publish one event with this, and read no stdin.")
 @click.option("--no-data", is_flag=True, help="Publish one event without data.")
 @click.option("--series", metavar="NAME", help="The series that the events belong to.")

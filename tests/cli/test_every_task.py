@@ -5,7 +5,6 @@ The client is a stand-in with logs in memory: nothing waits.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import TracebackType
@@ -22,8 +21,8 @@ from taskcast_trio.client import AsyncTaskcastClient, Gap, ServerUnavailable
 from taskcast_trio.core.errors import BadRequest, TaskNotFound
 from taskcast_trio.core.model import Envelope, Event, TaskView
 
-NOW_MS = int(time.time() * 1000)
-SOON_MS = NOW_MS + 600_000
+NOW_MS = 1_700_000_000_000
+"""When following begins, by the clock here."""
 RECONNECTED = Gap(reason="reconnected", replayed_from=-1)
 
 
@@ -148,6 +147,7 @@ async def shown(
         since=None if since_ms is None else datetime.fromtimestamp(since_ms / 1000, UTC),
         show=lambda event: found.append(event.id),
         note=lambda _: None,
+        clock=lambda: NOW_MS / 1000,
         **options,
     )
     await (every.follow() if follow else every.past())
@@ -214,8 +214,8 @@ async def test_the_clock_of_the_server_counts(server: Server) -> None:
     server.create("t", NOW_MS - behind_ms - 50_000)
     server.create("silent", NOW_MS - behind_ms - 50_000)
     server.store("silent", NOW_MS - behind_ms - 40_000)
-    server.send(server.store("t", int(time.time() * 1000) - behind_ms))
-    missed = server.store("silent", int(time.time() * 1000) - behind_ms + 5000)
+    server.send(server.store("t", NOW_MS - behind_ms))
+    missed = server.store("silent", NOW_MS - behind_ms + 5000)
     server.live.append(RECONNECTED)
     assert (await shown(server))[1:] == [missed.id]
 
@@ -286,16 +286,16 @@ async def test_a_server_that_goes_away_again_while_logs_are_read_costs_nothing(
     server: Server, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
     monkeypatch.setattr(every_task, "PAGE_EVENTS", 2)
-    server.create("a", SOON_MS)
-    server.create("b", SOON_MS)
-    missed = [server.store(task, SOON_MS + n) for task in "ab" for n in range(1, 6)]
+    server.create("a", NOW_MS)
+    server.create("b", NOW_MS)
+    missed = [server.store(task, NOW_MS + n) for task in "ab" for n in range(1, 6)]
     latest = server.logs["b"].pop()
     server.logs["b"].insert(0, latest)  # a `latest` series: the newest stands first
     server.failing_reads = {2, 5, 6}
     server.live.append(RECONNECTED)
     assert await shown(server) == ids([*missed[:5], latest, *missed[5:9]])
     server.failing_reads = set(range(1000))
-    server.store("a", SOON_MS + 100)
+    server.store("a", NOW_MS + 100)
     server.live.append(RECONNECTED)
     with pytest.raises(ServerUnavailable):
         await shown(server)
