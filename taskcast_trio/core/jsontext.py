@@ -28,8 +28,7 @@ _BOM = b"\xef\xbb\xbf"
 _WINDOW = 1 << 16
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _NO_BRACKETS = bytes(set(range(256)) - _STEP.keys())
-# Only a number with a long exponent or very many digits can leave the double range.
-_MAYBE_HUGE = (b"e000", b"e+000", b"0" * 200)
+_MANY_DIGITS = b"0" * 200
 _AS_ZEROS = bytes.maketrans(b"123456789E", b"000000000e")
 _HUGE = re.compile(rb"(?<![\d.])\d(?:[\d.]{199,}+(?:[eE][+-]?\d+)?|[\d.]*+[eE]\+?\d{3,})")
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
@@ -66,7 +65,7 @@ def parse(body: bytes, type_: Any, *, max_depth: int = MAX_DEPTH) -> Any:
     check_limits(body, max_depth)
     mask = Mask.of(body)
     try:
-        value = msgspec.json.decode(mask.apply(body) if mask else body, type=type_)
+        value = _decoder(type_).decode(mask.apply(body) if mask else body)
     except msgspec.ValidationError as error:
         raise BadRequest(_with_choices(str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -74,6 +73,11 @@ def parse(body: bytes, type_: Any, *, max_depth: int = MAX_DEPTH) -> Any:
     except RecursionError:
         raise BadRequest(f"The body nests deeper than {max_depth} levels") from None
     return _detach(value, mask, "$")
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(type_)
 
 
 _ENUM_FIELD = re.compile(r"^Invalid enum value .*\.(\w+)`$")
@@ -117,7 +121,8 @@ def check_limits(body: bytes, max_depth: int) -> None:
     """
     maybe_deep = body.count(b"[") + body.count(b"{") > max_depth
     zeros = body.translate(_AS_ZEROS)  # much faster than a regular expression
-    maybe_huge = any(pattern in zeros for pattern in _MAYBE_HUGE)
+    # Only a number with a long exponent or very many digits can leave the double range.
+    maybe_huge = b"e000" in zeros or b"e+000" in zeros or _MANY_DIGITS in zeros
     if not maybe_deep and not maybe_huge:
         return
     tokens = _outside_strings(body)

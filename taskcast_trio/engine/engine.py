@@ -29,6 +29,7 @@ from taskcast_trio.core.errors import (
     RevisionConflict,
     SeqGap,
     StaleFence,
+    StoreUnavailable,
     TaskEnded,
     TaskExists,
     TaskNotFound,
@@ -453,17 +454,19 @@ class TaskEngine:
     ) -> Commit:
         now_ms = self.clock()
         try:
-            with self.timetable.appending(now_ms):
-                commit = await self.store.append(
-                    task_id,
-                    drafts,
-                    now_ms=now_ms,
-                    idempotency=idempotency,
-                    limits=self._log_limits,
-                    hasten={WEBHOOK: now_ms},
-                    fence=fence,
-                    counting=counting,
-                )
+            commit = await self.store.append(
+                task_id,
+                drafts,
+                now_ms=now_ms,
+                idempotency=idempotency,
+                limits=self._log_limits,
+                hasten={WEBHOOK: now_ms},
+                fence=fence,
+                counting=counting,
+            )
+        except (StoreUnavailable, trio.Cancelled):
+            self.timetable.may_have_appended(now_ms)
+            raise
         except (StaleFence, TaskEnded) as refused:
             error = refused
         else:

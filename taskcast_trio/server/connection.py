@@ -156,6 +156,9 @@ class Connection(Protocol):
     def begin_drain(self) -> None:
         """End now if idle; else end after the response in progress (`context.draining`)."""
 
+    def end_if_idle(self, now: float) -> float:
+        """End it if it has waited too long for a request; when that would be, infinite if never."""
+
     def abort(self) -> None:
         """Cut the connection at once, shielded writes included. Idempotent, never blocks."""
 

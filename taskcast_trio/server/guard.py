@@ -131,6 +131,9 @@ class GuardedConnection:
         elif self._idle:
             self._end()
 
+    def end_if_idle(self, now: float) -> float:
+        return math.inf  # Hypercorn's protocol has a timeout for it
+
     def abort(self) -> None:
         self._scope.cancel()
         raw = self._transport.socket

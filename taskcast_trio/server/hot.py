@@ -17,7 +17,7 @@ import trio
 from taskcast_trio.core import validate
 from taskcast_trio.core.access import Caller
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import RateLimited, TaskcastError
+from taskcast_trio.core.errors import RateLimited, SeqGap, TaskcastError
 from taskcast_trio.engine import Runtime
 from taskcast_trio.server import sse
 from taskcast_trio.server.auth.admission import Admission, Admissions
@@ -135,16 +135,16 @@ class HotRoutes:
             for number, draft in enumerate(drafts):
                 validate.draft(draft, number)
             await permit_task(self._engine, scope, "publishEvents", task_id)
-        key = field_of(scope, b"idempotency-key")
-        entries = await publish_held(
-            self._engine,
-            task_id,
-            drafts,
-            partial(self._while_held, scope, receive),
-            caller,
-            key=None if key is None else idempotency_key(key.decode("latin-1"), caller),
-            fence=fence_of(scope),
-        )
+        field, fence = field_of(scope, b"idempotency-key"), fence_of(scope)
+        key = None if field is None else idempotency_key(field.decode("latin-1"), caller)
+        engine = self._engine
+        try:
+            entries = await engine.publish(task_id, drafts, key=key, fence=fence, hold=False)
+        except SeqGap as gap:
+            held = partial(self._while_held, scope, receive)
+            entries = await publish_held(
+                engine, task_id, drafts, gap, held, caller, key=key, fence=fence
+            )
         events = [entry.event for entry in entries]
         answer = events if isinstance(published, list) else events[0]
         return json_answer(201, msgspec.json.encode(answer))

@@ -30,7 +30,7 @@ class Http1Connection:
     64 KiB.
     """
 
-    __slots__ = ("_context", "_guarded", "_idle", "_limits", "_scope", "_stream", "_wire")
+    __slots__ = ("_context", "_guarded", "_idle_since", "_limits", "_scope", "_stream", "_wire")
 
     def __init__(self, stream: SocketStream, context: ConnectionContext) -> None:
         self._context = context
@@ -40,8 +40,9 @@ class Http1Connection:
         self._wire: Wire | TlsWire | None = None
         self._guarded: GuardedConnection | None = None
         self._scope = trio.CancelScope()
-        """All of it; its deadline is that of the wait for a request, while there is one."""
-        self._idle = True
+        """All of it; its deadline is that of a request's head, while one is awaited."""
+        self._idle_since = trio.current_time()
+        """Since when it waits for a request; infinite while it answers one."""
 
     async def run(self) -> None:
         """Serve until either side closes. Cancelling it cuts; the stream is closed in any case."""
@@ -105,9 +106,8 @@ class Http1Connection:
 
     async def _next(self, inbox: Inbox, head_deadline: float) -> Request | None:
         """The next request; None where the connection is to be closed."""
-        parser, limits = inbox.parser, self._limits
-        self._idle = True
-        self._scope.deadline = idle_deadline = trio.current_time() + limits.keep_alive_timeout_s
+        parser = inbox.parser
+        self._idle_since = trio.current_time()
         while not parser.requests:
             if parser.error is not None:
                 await self._refuse(inbox.wire, parser.error)
@@ -115,12 +115,13 @@ class Http1Connection:
             if inbox.ended or (self._context.draining and not parser.in_head):
                 return None
             if parser.in_head and head_deadline == math.inf:
-                head_deadline = trio.current_time() + limits.header_timeout_s
-            if head_deadline < idle_deadline:
+                head_deadline = trio.current_time() + self._limits.header_timeout_s
+            if head_deadline != math.inf:
                 self._scope.deadline = head_deadline
             await inbox.read()
-        self._idle = False
-        self._scope.deadline = math.inf
+        self._idle_since = math.inf
+        if head_deadline != math.inf:
+            self._scope.deadline = math.inf
         request = parser.requests.pop(0)
         if parser.error is not None and not request.complete:
             await self._refuse(inbox.wire, parser.error)
@@ -150,14 +151,21 @@ class Http1Connection:
                 pass
 
     async def _hand_over(self, stream: SocketStream, begun: bytes) -> None:
+        self._idle_since = math.inf
         self._guarded = GuardedConnection(stream, self._context, begun=begun)
         await self._guarded.run()
 
     def begin_drain(self) -> None:
         if self._guarded is not None:
             self._guarded.begin_drain()
-        elif self._idle:
+        elif self._idle_since != math.inf:
             self._scope.cancel()
+
+    def end_if_idle(self, now: float) -> float:
+        due = self._idle_since + self._limits.keep_alive_timeout_s
+        if due <= now:
+            self._scope.cancel()
+        return due
 
     def abort(self) -> None:
         self._scope.cancel()

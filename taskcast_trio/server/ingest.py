@@ -6,7 +6,7 @@ held, and nothing more is received while events are being stored, so that TCP sl
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -19,7 +19,8 @@ from msgspec.structs import force_setattr
 from taskcast_trio.config.schema import Limits
 from taskcast_trio.core import jsontext, sequence, validate
 from taskcast_trio.core.access import Caller
-from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, TaskcastError
+from taskcast_trio.core.entry import Entry
+from taskcast_trio.core.errors import BadRequest, PayloadTooLarge, SeqGap, TaskcastError
 from taskcast_trio.core.model import Draft, Wire
 from taskcast_trio.engine import Runtime, TaskEngine
 from taskcast_trio.server.auth.admission import Admission
@@ -164,21 +165,22 @@ class _Body:
             group = lines[start : start + self._group_events]
             drafts, bad = self._parse(group, plain=plain)
             for run in sequence.runs(drafts):
-                caller = await self._permit()  # again: the task may be another one by now
-                entries = await publish_held(
-                    self._engine,
-                    self._task_id,
-                    run,
-                    self._receive.meanwhile,
-                    caller,
-                    fence=self._fence,
-                )
+                entries = await self._publish(run)
                 self._accepted += len(entries)
                 self._first = entries[0].index if self._first is UNSET else self._first
                 self._last = entries[-1].index
             if bad is not None:
                 raise bad
             self._lines += len(group)
+
+    async def _publish(self, drafts: Sequence[Draft]) -> Sequence[Entry]:
+        caller = await self._permit()  # again: the task may be another one by now
+        engine, task_id, fence = self._engine, self._task_id, self._fence
+        try:
+            return await engine.publish(task_id, drafts, fence=fence, hold=False)
+        except SeqGap as gap:
+            meanwhile = self._receive.meanwhile
+            return await publish_held(engine, task_id, drafts, gap, meanwhile, caller, fence=fence)
 
     def _parse(
         self, lines: list[bytes], *, plain: bool

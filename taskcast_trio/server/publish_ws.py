@@ -22,6 +22,7 @@ from taskcast_trio.core.errors import (
     BadRequest,
     Draining,
     PayloadTooLarge,
+    SeqGap,
     TaskcastError,
     TaskEnded,
     TaskNotFound,
@@ -153,9 +154,13 @@ class Publisher:
         drafts = batch_of(await read_drafts(body, self._limits))
         # Again: the task may be another one by now.
         caller = await permit_task(self._engine, self._scope, "publishSocket", self._task_id)
-        entries = await publish_held(
-            self._engine, self._task_id, drafts, receive.meanwhile, caller, fence=self._fence
-        )
+        engine, task_id, fence = self._engine, self._task_id, self._fence
+        try:
+            entries = await engine.publish(task_id, drafts, fence=fence, hold=False)
+        except SeqGap as gap:
+            entries = await publish_held(
+                engine, task_id, drafts, gap, receive.meanwhile, caller, fence=fence
+            )
         if not entries:
             return _Ack(ok=True)
         return _Ack(ok=True, first_index=entries[0].index, last_index=entries[-1].index)

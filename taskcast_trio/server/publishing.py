@@ -68,18 +68,20 @@ async def publish_held(
     engine: TaskEngine,
     task_id: str,
     drafts: Sequence[Draft],
+    gap: SeqGap,
     meanwhile: Callable[[Callable[[], Awaitable[Sequence[Entry]]]], Awaitable[Sequence[Entry]]],
     caller: Caller,
     *,
     fence: int | None,
     key: str | None = None,
 ) -> Sequence[Entry]:
-    """Publish; where that has to wait for other events, it does so under ``meanwhile``."""
-    try:
-        return await engine.publish(task_id, drafts, key=key, fence=fence, hold=False)
-    except SeqGap as gap:
-        if not gap.held:
-            raise
+    """Publish what met ``gap`` at the first try; while that waits, it does so under ``meanwhile``.
+
+    Raises:
+        SeqGap: it asks not to wait.
+    """
+    if not gap.held:
+        raise gap
     may = None if caller.open else partial(visible, caller, "publishEvents")
     return await meanwhile(
         partial(engine.publish, task_id, drafts, key=key, fence=fence, visible=may)

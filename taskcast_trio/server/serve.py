@@ -39,6 +39,8 @@ from taskcast_trio.server.target import ASGIApp
 
 TCP_USER_TIMEOUT_MS: Final = 30_000
 KEEPALIVE_IDLE_S: Final = 30
+IDLE_CHECK_S: Final = 1.0
+"""How much later than it might an idle connection is ended."""
 RESERVED_FDS: Final = 64
 CUT_AFTER: Final = 0.9
 """Share of the grace period after which the connections left are cut, so that `serve` returns
@@ -301,6 +303,7 @@ class _Server:
                     for listening in sockets:
                         listener = trio.SocketListener(listening)
                         acceptors.start_soon(self._accept, listener, connections)
+                    acceptors.start_soon(self._end_idle)
                     await drain.wait()
                     acceptors.cancel_scope.cancel()
                 for listening in sockets:
@@ -341,6 +344,17 @@ class _Server:
             stats.accepted_total += 1
             stats.connections_open += 1
             connections.start_soon(self._handle, connection)
+
+    async def _end_idle(self) -> None:
+        """One task for all: a deadline of its own, set and lifted for each request, would cost a
+        connection an eighth of the requests it serves.
+        """
+        patience_s = self._context.limits.keep_alive_timeout_s
+        while True:
+            now = trio.current_time()
+            # Who begins to wait later has as much time.
+            due = [now + patience_s, *(each.end_if_idle(now) for each in self._open)]
+            await trio.sleep(max(min(due) - now, IDLE_CHECK_S))
 
     def _wrap(self, stream: trio.SocketStream) -> SocketStream:
         if self._tls is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -22,6 +23,7 @@ from taskcast_trio.client.outbox import (
 from taskcast_trio.core.errors import SeqGap, SeqStale, TaskEnded
 from taskcast_trio.core.model import Draft
 
+from .real_server import running_server
 from .test_retries import LOST, Played, refused, reply
 from .tiny_server import Handler, Peer, Request, answering, connected, serve
 
@@ -272,3 +274,30 @@ async def test_no_server_ends_the_patience_of_a_publisher() -> None:
         with pytest.raises(ServerUnavailable):
             async with client.publisher("t", retries=quick) as publisher:
                 await publisher.emit("n")
+
+
+async def _cancelled_by_asyncio(url: str) -> str:
+    async with AsyncTaskcastClient(url) as client:
+        began = asyncio.Event()
+        ids = []
+
+        async def work() -> None:
+            async with client.run(type="work") as run:
+                ids.append(run.id)
+                await run.emit("before")
+                began.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(work())
+        await began.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [event.type for event in await client.history(ids[0], types=["before"])]
+        return (await client.get(ids[0])).status
+
+
+def test_what_asyncio_itself_cancels_is_cancelled_too() -> None:
+    """Not a scope of anyio, but ``Task.cancel``, as timeouts and task groups of asyncio do."""
+    with running_server() as url, asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        assert runner.run(_cancelled_by_asyncio(url)) == "cancelled"

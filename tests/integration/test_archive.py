@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import pytest
@@ -158,13 +159,13 @@ async def test_a_log_goes_on_where_its_archive_ends(postgres_url):
         assert [event async for page in again.pages() for event in page] == events
 
 
-def counted(seq: int, client_id: str = "me", **fields) -> Draft:
+def counted(seq: int, client_id: str = "me", **fields: Any) -> Draft:
     return replace(draft("note", {"n": seq}, **fields), client_id=client_id, client_seq=seq)
 
 
 async def test_publishers_go_on_where_their_archive_ends(postgres_url):
     """Also one whose only event was replaced by another's, and so is in no archive."""
-    latest = {"series": "bar", "mode": "latest"}
+    latest: Any = {"series": "bar", "mode": "latest"}
     async with opened(config(postgres_url)) as runtime:
         engine = runtime.engine
         await engine.create(CreateTask(id="t"))
@@ -212,6 +213,7 @@ async def test_a_publisher_is_expected_to_send_again_what_the_archive_lost(
         engine = runtime.engine
         await engine.create(CreateTask(id="t"))
         await archived(runtime)
+        assert runtime.archive is not None
         save = runtime.archive.save
         saves = 0
 

@@ -443,11 +443,21 @@ async def test_the_head_timeout_spares_bodies_streams_and_idle_connections(
         await server.until(lambda: server.app.live == 1)
 
 
-async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout(serving: Serving) -> None:
+async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose request is being answered is not idle, however long that takes."""
+    monkeypatch.setattr("taskcast_trio.server.serve.IDLE_CHECK_S", 0.01)
     async with serving(keep_alive_timeout_s=0.1) as server:
-        peer = await server.connect()
-        assert await peer.get() == b"ok"
-        assert await peer.read_to_end() == b""
+        busy = await server.connect()
+        await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await server.until(lambda: server.app.live == 1)
+        for _ in range(3):  # one after the other: each has its own time
+            peer = await server.connect()
+            assert await peer.get() == b"ok"
+            assert await peer.read_to_end() == b""
+        server.app.release.set()
+        assert await busy.read_answer() == b"slow"
 
 
 async def test_an_early_answer_survives_the_body_that_follows_it(serving: Serving) -> None:
