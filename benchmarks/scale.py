@@ -26,6 +26,9 @@ class Scale:
     pieces: tuple[int, ...]
     redis_pieces: tuple[int, int]
     idle_streams: int
+    hooked: tuple[int, int]
+    """Tasks with a webhook, and batches of 100 events for each."""
+    idle_hooks: int
 
     def within(self, open_files: int) -> Scale:
         """The scale that a limit on open files allows; each stream takes one on either side."""
@@ -45,6 +48,8 @@ FULL = Scale(
     pieces=(5_000, 10_000, 20_000),
     redis_pieces=(5_000, 40_000),
     idle_streams=AIMED_STREAMS,
+    hooked=(16, 10),
+    idle_hooks=10_000,
 )
 QUICK = Scale(
     full=False,
@@ -58,6 +63,8 @@ QUICK = Scale(
     pieces=(100, 200, 400),
     redis_pieces=(100, 400),
     idle_streams=20,
+    hooked=(2, 1),
+    idle_hooks=100,
 )
 
 
@@ -184,4 +191,7 @@ def rows(scale: Scale) -> list[Row]:
         Row("redis", "redis-latency-p50", "redis: publish to delivery by another, p50", Unit.MS),
         Row("redis", "redis-latency-p99", "redis: publish to delivery by another, p99", Unit.MS),
         Row("redis", "redis-memory", "redis: its memory for 1,000 events", Unit.KIB),
+        Row("webhooks", "webhooks", "webhooks to one host", Unit.DELIVERIES),
+        Row("webhooks", "webhooks-sqlite", "sqlite: webhooks to one host", Unit.DELIVERIES),
+        Row("webhooks", "webhooks-idle", "memory per idle webhook", Unit.KIB),
     ]

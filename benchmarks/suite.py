@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import databases, machine, servers
 from .connection import Connection, Refused, packet
 from .followers import following
 from .load import Rate
+from .receiver import receiving
 from .scale import Scale
 from .servers import Server
 
@@ -218,6 +220,47 @@ def idle(bench: Bench) -> Results:
     return results
 
 
+def webhooks(bench: Bench) -> Results:
+    """Deliveries of several tasks to one receiver, which shares the client's core; and what a
+    webhook weighs that waits.
+    """
+    results = Results()
+    tasks, batches = bench.scale.hooked
+    for key, storage in (("webhooks", "memory"), ("webhooks-sqlite", "sqlite")):
+        with servers.ours(storage) as server, receiving() as receiver:
+            paths = _hooked(server, tasks, {"url": receiver.url, "secret": "secret"})
+            watch = Stopwatch(server)
+            for _ in range(batches):
+                for path in paths:
+                    _publish_all(server, path, 100)
+            while receiver.received < tasks * batches * 100:
+                time.sleep(0.01)
+            watch.read(results, key, receiver.received)
+    with _fresh() as server:
+        sizes = []
+        for hook in (None, {"url": "http://127.0.0.1:9/", "filter": {"types": ["never"]}}):
+            before = machine.resident_kib(server.pid)
+            with Connection(server.port) as publisher:
+                for path in _hooked(server, bench.scale.idle_hooks, hook):
+                    publisher.exchange(packet("POST", path, ONE))
+            server.settle()
+            after = machine.resident_kib(server.pid)
+            if before is None or after is None:
+                results.notes["webhooks-idle"] = "not measured: needs /proc"
+                return results
+            sizes.append((after - before) / bench.scale.idle_hooks)
+        results.figures["webhooks-idle"] = sizes[1] - sizes[0]
+    return results
+
+
+def _hooked(server: Server, count: int, hook: dict[str, Any] | None) -> list[str]:
+    """The paths of the events of so many new tasks, each with this webhook."""
+    body = json.dumps({"webhooks": [] if hook is None else [hook]}).encode()
+    with Connection(server.port) as connection:
+        created = [connection.json("POST", "/tasks", body) for _ in range(count)]
+    return [f"/tasks/{task['id']}/events" for task in created]
+
+
 def sqlite(bench: Bench) -> Results:
     """Publishes that are answered after their fsync, and a replay off the file.
 
@@ -349,4 +392,5 @@ BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
     "sqlite": sqlite,
     "postgres": postgres,
     "redis": redis,
+    "webhooks": webhooks,
 }

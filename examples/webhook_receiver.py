@@ -98,7 +98,11 @@ def receiver(inbox: Inbox, port: int = 0) -> ThreadingHTTPServer:
         disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            body = self.rfile.read(length)
+            if len(body) < length:  # the sender died in the middle of it
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             self.send_response(inbox.take(headers, body))
             self.send_header("Content-Length", "0")
@@ -107,7 +111,14 @@ def receiver(inbox: Inbox, port: int = 0) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return _Server(("127.0.0.1", port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a sender that was killed: it comes again."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 # The proof ----------------------------------------------------------------------------------------
@@ -205,6 +216,8 @@ def prove(events: int) -> bool:
             http.server_close()
     arrived = [event["index"] for event in inbox.events]
     clock.say("receiver", f"has {len(arrived)} events; {inbox.repeats} repeats were dropped")
+    if inbox.refused:
+        clock.say("receiver", f"refused {inbox.refused} deliveries for their signatures")
     whole = inbox.events == log and inbox.refused == 0
     clock.say("receiver", "nothing is missing, all in order" if whole else "THEY ARE NOT THE SAME")
     return whole

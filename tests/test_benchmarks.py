@@ -54,6 +54,7 @@ def test_the_command_measures_each_row_and_writes_table_json_and_chart(tmp_path:
         "idle",
         "sqlite",
         "redis",
+        "webhooks",
     )
     table, report, chart = run(tmp_path, *names)
     assert report["H"]["median"] > 0

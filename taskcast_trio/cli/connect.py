@@ -132,5 +132,5 @@ def shape_expected(server: Server) -> Iterator[None]:
     """Around reading an answer: what can't be found in it is not from a Taskcast server."""
     try:
         yield
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise not_taskcast(server) from None

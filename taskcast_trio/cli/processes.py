@@ -207,7 +207,7 @@ class _Child:
             # A session of its own: what a terminal sends to all of its group is ours to pass on.
             try:
                 process = await trio.lowlevel.open_process(
-                    [sys.executable, "-m", "taskcast_trio", *sys.argv[1:]],
+                    [sys.executable, *sys.orig_argv[1:]],
                     env={**os.environ, **self._environment, **handed},
                     pass_fds=[*self._listening, theirs.fileno()],
                     stdin=subprocess.DEVNULL,

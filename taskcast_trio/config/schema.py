@@ -178,11 +178,13 @@ class Limits(Section, frozen=True):
     tickets_per_second: Count = 100
     """That one caller may make."""
     streams: Count = 50_000
+    """Open at once in one process, as they take its memory; so with those of one caller."""
     streams_per_caller: Count = 20_000
     task_events: Count = 10_000_000
     task_bytes: Annotated[int, Meta(ge=1024, le=1 << 50)] = 1 << 30
     """Of the data of one task's events, as stored."""
     task_subscribers: Count = 20_000
+    """Over all processes."""
 
 
 class Publish(Section, frozen=True):

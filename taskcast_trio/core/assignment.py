@@ -1,8 +1,9 @@
 """Tasks in the hands of workers: what assigning one, giving it back and losing it do to it.
 
-Every assignment has a fence, a number of the task that grows. Where the assignment ends otherwise
-than by its worker, the fence grows too: so it is the worker's as long as it is equal, and a store
-can look at that in the same step in which it writes.
+Every assignment has a fence, a number of the task that grows. Where the assignment ends before the
+task does, or otherwise than by its worker, the fence grows too: so it is the worker's as long as it
+is equal, and a store can look at that in the same step in which it writes. By how much it grows
+says whether the worker has given the task back, or lost it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ WORKER_MODES: Final = frozenset({"pull", "ws-offer", "ws-race"})
 LOST_KEY: Final = "_lostWorker"
 """In a task's metadata: the worker that was lost, where the policy is only to mark that."""
 LOST_CODE: Final = "worker_lost"
+
+_TAKEN: Final = 1
+_GIVEN_BACK: Final = 2
 
 _PRIORITY_STEP_MS: Final = 10**11
 _MAX_PRIORITY: Final = 1000
@@ -135,7 +139,7 @@ def due_of(task: Task, now_ms: int) -> int:
 
 def timers_at_start(task: Task, now_ms: int) -> dict[str, int]:
     """What is due for a task that is created, imported, or taken in again."""
-    if waits(task):
+    if waits(task) or is_orphan(task):
         return {DISPATCH: due_of(task, now_ms)}
     return {LEASE: now_ms} if is_held(task) else {}
 
@@ -147,7 +151,8 @@ def timers_at_change(before: Task, after: Task, now_ms: int) -> dict[str, int | 
         timers[LEASE] = None
     if after.assign_mode not in WORKER_MODES:
         return timers
-    if after.status == "pending" or (is_orphan(after) and not is_orphan(before)):
+    resumed = is_orphan(after) and not is_orphan(before) and before.status != "pending"
+    if after.status == "pending" or resumed:
         timers[DISPATCH] = due_of(after, now_ms)
     if before.status == "pending":
         timers.setdefault(DISPATCH, None)
@@ -186,11 +191,18 @@ def settled(before: Task, after: Task, *, by_holder: bool) -> Task:
     paused = after.status == "paused" and not by_holder
     if not (after.terminal or after.status == "pending" or paused):
         return after
-    ended_itself = by_holder and after.terminal
     fence = after.fence
-    if fence is not UNSET and not ended_itself:
-        fence += 1
+    if fence is not UNSET and not by_holder:
+        fence += _TAKEN
+    elif fence is not UNSET and not after.terminal:
+        fence += _GIVEN_BACK
     return replace(after, assigned_worker=UNSET, fence=fence)
+
+
+def is_ended_by_holder(task: Task, fence: int) -> bool:
+    """Whether the worker that had the task by ``fence``, and has it no more, ended that itself."""
+    given_back = task.status == "pending" and task.fence == fence + _GIVEN_BACK
+    return given_back or task.fence == fence
 
 
 def change(task: Task, asked: Transition, now_ms: int) -> tuple[Task, list[Draft]]:

@@ -6,7 +6,7 @@ refused, because a misspelt ``match`` would otherwise select every task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
@@ -143,17 +143,6 @@ def due_at_ms(
     if not applies(rule, task_type, status):
         return None
     return completed_at_ms + rule.trigger.after_ms
-
-
-def schedule(
-    rules: Iterable[CleanupRule], task_type: str | None, status: str, completed_at_ms: int
-) -> list[tuple[int, CleanupRule]]:
-    """Return the rules that select the task as ``(due_at_ms, rule)``, earliest first.
-
-    Rules that are due together keep their order.
-    """
-    due = [(due_at_ms(rule, task_type, status, completed_at_ms), rule) for rule in rules]
-    return sorted(((at, rule) for at, rule in due if at is not None), key=lambda entry: entry[0])
 
 
 def takes_event(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
 from math import isinf
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -67,7 +67,7 @@ def parse(body: bytes, type_: Any, *, max_depth: int = MAX_DEPTH) -> Any:
     try:
         value = _decoder(type_).decode(mask.apply(body) if mask else body)
     except msgspec.ValidationError as error:
-        raise BadRequest(_with_choices(str(error))) from None
+        raise BadRequest(_with_choices(str(error), type_)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not valid JSON: {error}") from None
     except RecursionError:
@@ -90,12 +90,24 @@ _CHOICES = {
 }
 
 
-def _with_choices(message: str) -> str:
+def _with_choices(message: str, type_: Any) -> str:
     """The decoder's message, with the words that it would have taken."""
     found = _ENUM_FIELD.match(message)
-    if found is None or found[1] not in _CHOICES:
+    if found is None:
         return message
-    return f"{message}: expected {', '.join(get_args(_CHOICES[found[1]]))}"
+    choices = _own_choices(type_).get(found[1]) or get_args(_CHOICES.get(found[1]))
+    return f"{message}: expected {', '.join(choices)}" if choices else message
+
+
+def _own_choices(type_: Any) -> dict[str, tuple[str, ...]]:
+    """By their names, the words that fields of this very type take."""
+    if not (isinstance(type_, type) and issubclass(type_, msgspec.Struct)):
+        return {}
+    return {
+        field.encode_name: get_args(field.type)
+        for field in msgspec.structs.fields(type_)
+        if get_origin(field.type) is Literal
+    }
 
 
 def _outside_strings(body: bytes) -> bytes:

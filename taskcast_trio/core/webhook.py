@@ -1,7 +1,7 @@
 """Webhooks as values: what a definition means, and what each delivery says and is answered.
 
 A definition is one element of a task's ``webhooks``. It is stored as it came, usable or not, so it
-is read again by whoever needs it: :func:`read` says why one can't be used, :func:`check` refuses
+is read again by whoever needs it: :func:`read` says why one can't be used, :func:`parse` refuses
 it. No error and no ``repr`` holds a URL or a secret.
 """
 
@@ -86,17 +86,6 @@ class _Definition(Struct, frozen=True, rename="camel"):
     filter: EventFilter = EventFilter()
     wrap: bool = False
     retry: _Retry = _Retry()
-
-
-def check(
-    definitions: Sequence[Raw], default: Backoff, *, place: str = "webhooks"
-) -> list[Webhook]:
-    """Read all definitions of a task.
-
-    Raises:
-        BadRequest: one can't be used; the message names the place below ``$.{place}``.
-    """
-    return [parse(raw, default, place=f"{place}[{n}]") for n, raw in enumerate(definitions)]
 
 
 def read(definition: Raw, default: Backoff, *, place: str = "webhook") -> Webhook | Unusable:

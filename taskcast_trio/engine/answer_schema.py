@@ -9,7 +9,7 @@ be bounded so are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
@@ -26,7 +26,7 @@ from jsonschema.exceptions import best_match
 from jsonschema.validators import extend
 from jsonschema_specifications import REGISTRY as SPECIFICATIONS
 from msgspec import UNSET, Raw, UnsetType
-from referencing import Registry
+from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import specification_with
 
@@ -179,8 +179,11 @@ def check_request(request: BlockedRequest | UnsetType, where: str) -> None:
         _compiled(bytes(request.schema), f"{where}.schema")
 
 
-def check_answer(request: BlockedRequest | UnsetType, data: Raw | UnsetType) -> None:
-    """Refuse (BadRequest, naming the path that failed) an answer that breaks the request's schema.
+def check_answer(
+    request: BlockedRequest | UnsetType, data: Raw | UnsetType, where: str = "$.data"
+) -> None:
+    """Refuse (BadRequest, naming the path below ``where`` that failed) an answer that breaks the
+    request's schema.
 
     An answer without data is an empty object.
     """
@@ -188,17 +191,17 @@ def check_answer(request: BlockedRequest | UnsetType, data: Raw | UnsetType) -> 
         return
     text = b"{}" if data is UNSET else bytes(data)
     if len(text) > MAX_ANSWER_BYTES:
-        raise BadRequest(f"Expected at most {MAX_ANSWER_BYTES} bytes - at `$.data`")
+        raise BadRequest(f"Expected at most {MAX_ANSWER_BYTES} bytes - at `{where}`")
     validator = _compiled(bytes(request.schema), "$.blockedRequest.schema")
     try:
         instance = json.loads(text)
         error = _first_error(validator, instance, _Budget(STEPS, validator.schema, instance))
     except (_TooMuch, RecursionError, Unresolvable):
         raise BadRequest(
-            "The schema takes too long to be held against this answer - at `$.data`"
+            f"The schema takes too long to be held against this answer - at `{where}`"
         ) from None
     if error is not None:
-        place = _path("$.data", error.absolute_path)
+        place = _path(where, error.absolute_path)
         raise BadRequest(f"{_wanted(error)} - at `{place}`")
 
 
@@ -257,16 +260,26 @@ def _compiled(text: bytes, where: str) -> Any:
     except (_TooMuch, RecursionError):
         raise BadRequest(f"The schema has too many parts - at `{where}`") from None
     if error is not None:
+        # That a type is one of these words, or several, says less than the words.
+        error = next((each for each in error.context or () if each.validator == "enum"), error)
         raise BadRequest(f"{_wanted(error)} - at `{_path(where, error.absolute_path)}`")
     root = specification_with(name).create_resource(schema)
     resolver = Registry().resolver_with_root(root)
+    checked = set(_schemas(root))
     for part, place in _objects(schema, where):
-        _check_part(part, place, resolver, is_root=part is schema)
+        _check_part(part, place, resolver, checked, is_root=part is schema)
     return dialect(schema, registry=Registry())
 
 
+def _schemas(resource: Resource[Any]) -> Iterator[int]:
+    """The identities of the schemas inside, which are what the meta-schema has looked at."""
+    yield id(resource.contents)
+    for each in resource.subresources():
+        yield from _schemas(each)
+
+
 def _objects(value: Any, place: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every object inside, whatever it stands for: a reference may make a schema of any."""
+    """Every object inside, whatever it stands for."""
     if isinstance(value, dict):
         yield value, place
         for name, each in value.items():
@@ -276,7 +289,9 @@ def _objects(value: Any, place: str) -> Iterator[tuple[dict[str, Any], str]]:
             yield from _objects(each, _path(place, [number]))
 
 
-def _check_part(part: dict[str, Any], place: str, resolver: Any, *, is_root: bool) -> None:
+def _check_part(
+    part: dict[str, Any], place: str, resolver: Any, checked: Set[int], *, is_root: bool
+) -> None:
     for name in REFUSED:
         if name in part:
             raise BadRequest(f"{name} is not supported - at `{_path(place, [name])}`")
@@ -285,7 +300,7 @@ def _check_part(part: dict[str, Any], place: str, resolver: Any, *, is_root: boo
             raise BadRequest(f"{name} can stand at the top only - at `{_path(place, [name])}`")
     reference = part.get("$ref")
     if isinstance(reference, str):
-        _check_reference(reference, _path(place, ["$ref"]), resolver)
+        _check_reference(reference, _path(place, ["$ref"]), resolver, checked)
     pattern = part.get("pattern")
     if isinstance(pattern, str):
         try:
@@ -296,10 +311,12 @@ def _check_part(part: dict[str, Any], place: str, resolver: Any, *, is_root: boo
             ) from None
 
 
-def _check_reference(reference: str, place: str, resolver: Any) -> None:
+def _check_reference(reference: str, place: str, resolver: Any, checked: Set[int]) -> None:
     if not reference.startswith("#"):
         raise BadRequest(f"A reference can't lead out of the schema - at `{place}`")
     try:
-        resolver.lookup(reference)
+        target = resolver.lookup(reference).contents
     except (Unresolvable, ValueError):
         raise BadRequest(f"The reference leads nowhere - at `{place}`") from None
+    if not isinstance(target, bool) and id(target) not in checked:
+        raise BadRequest(f"The reference leads to no schema: use $defs - at `{place}`")

@@ -198,6 +198,11 @@ class TaskEngine:
         (view,) = await self._views([(await self.record(task_id)).task])
         return view
 
+    async def subscribers(self, task_id: str) -> int:
+        """How many follow the task: in this process now, in others as of a moment ago."""
+        elsewhere = [0] if self._peers is None else await self._peers.audience([task_id])
+        return self.fanout.subscribers(task_id) + elsewhere[0]
+
     async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
         elsewhere = [0] * len(tasks)
         if self._peers is not None:
@@ -253,7 +258,8 @@ class TaskEngine:
         answer names the worker that had it.
 
         Raises:
-            BadRequest: the change is wrong in itself, or the schema of its blocked request is.
+            BadRequest: the change is wrong in itself, or the schema of its blocked request is; or
+                its result answers a request, and breaks the schema of that.
             TaskNotFound: there is no such task.
             InvalidTransition: there is no way from its status to the one asked for.
             StaleFence, TaskCancelled: the task is not assigned so any more.
@@ -262,9 +268,15 @@ class TaskEngine:
         machine.check_transition(change)
         check_request(change.blocked_request, "$.blockedRequest")
         idempotency = _idempotency("transition", key, change)
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            if _asks(task) and change.status == "running" and change.result is not UNSET:
+                check_answer(task.blocked_request, change.result, "$.result")
+            return assignment.change(task, change, now_ms)
+
         return await self._move(
             task_id,
-            lambda task, now_ms: assignment.change(task, change, now_ms),
+            decide,
             idempotency,
             new_ttl=change.ttl is not UNSET,
             fence=fence,

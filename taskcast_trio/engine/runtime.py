@@ -9,6 +9,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -43,6 +44,8 @@ from .workers import Workers
 
 ARCHIVE_FLUSH_S: Final = 5.0
 """How long the end may take to archive what is not yet."""
+WEBHOOKS_LEFT: Final = "webhooks"
+"""The topic on which a process that drains tells the others to deliver what it has left."""
 WEBHOOKS_S: Final = 3.0
 """How long the tries that run then may take to end."""
 
@@ -161,8 +164,10 @@ async def open_runtime(
             await services.start(backend.broadcast.run, sink, name="broadcast listener")
             if backend.peers is not None:
                 await services.start(backend.peers.run, bulletin.heard, name="peers")
+            bulletin.listen(WEBHOOKS_LEFT, lambda _: webhooks.notify(clock()))
             services.start_soon(_close_on_drain, drain, fanout, webhooks, workers, name="drain")
-            await services.start(webhooks.run, name="webhooks")
+            tell_others = partial(bulletin.tell, WEBHOOKS_LEFT, b"")
+            await services.start(webhooks.run, tell_others, name="webhooks")
             if archiver is not None:
                 await services.start(archiver.run, name="archiver")
             await services.start(cleaner.run, name="cleaner")

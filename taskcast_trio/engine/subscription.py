@@ -482,12 +482,12 @@ class Subscription:
 
     def _goes_on(self, record: TaskRecord, index: int) -> bool:
         """Whether the log is still the one that is followed, which was known up to ``index``; it
-        may have gone on from its archive in another epoch.
+        may have gone on from its archive in another epoch. One that has lost its end (the store's
+        machine ended between two fsyncs, or a replica took over) gives its indexes anew.
         """
-        if record.epoch != self._epoch:
-            if self._epoch is None or not record.holds(self._epoch, index):
-                return False
-            self._epoch = record.epoch
+        if self._epoch is None or not record.holds(self._epoch, index):
+            return False
+        self._epoch = record.epoch
         return True
 
     def _replaced(self, record: TaskRecord) -> list[Item]:

@@ -77,6 +77,8 @@ class TimerLoop:
         self._next_ms: int | None = None
         self._sooner = trio.Event()
         self._outage = Outage(f"{kind} timers")
+        self._pause = trio.CancelScope()
+        self._closed = False
 
     def notify(self, due_ms: int) -> None:
         """A timer was set to ``due_ms``, or may have been. Never waits."""
@@ -84,10 +86,16 @@ class TimerLoop:
             self._next_ms = due_ms
             self._sooner.set()
 
+    def close(self) -> None:
+        """Take no more timers: :meth:`run` returns when those that were taken are handled."""
+        self._closed = True
+        self._sooner.set()
+        self._pause.cancel()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Handle what is due until cancelled."""
+        """Handle what is due until cancelled or closed."""
         task_status.started()
-        while True:
+        while not self._closed:
             self._sooner = trio.Event()
             self._next_ms = None  # what is set while the store is asked, it may not tell of
             try:
@@ -95,14 +103,16 @@ class TimerLoop:
                     continue
                 self._next_ms = due_ms = await self._store.next_due(self._kind)
             except StoreUnavailable as error:
-                await self._outage.wait(error)
+                with trio.CancelScope() as self._pause:
+                    await self._outage.wait(error)
                 continue
             self._outage.over()
             wait_s = self._look_again_s
             if due_ms is not None:
                 wait_s = min(wait_s, max((due_ms - self._clock()) / 1000, 0.0))
-            with trio.move_on_after(wait_s):
-                await self._sooner.wait()
+            if not self._closed:
+                with trio.move_on_after(wait_s):
+                    await self._sooner.wait()
 
     async def _run_due(self) -> bool:
         timers = await self._store.take_due(

@@ -166,7 +166,7 @@ class HotRoutes:
         if not caller.open:
             how = replace(how, visible=partial(visible, caller, "followTask"))
         limit = self._limits.task_subscribers
-        if self._engine.fanout.subscribers(task_id) >= limit:
+        if await self._engine.subscribers(task_id) >= limit:
             raise RateLimited(f"Task {task_id} has {limit} subscribers, as many as it may have")
         return sse.TaskStream(
             self._engine.subscribe(task_id, how),

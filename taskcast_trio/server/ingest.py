@@ -60,6 +60,7 @@ async def ingest(
         BadRequest: the request came with an ``Idempotency-Key``.
         TaskNotFound: there is no such task; nothing was received yet.
         TaskEnded: the task is terminal; nothing was received yet.
+        StaleFence, TaskCancelled: so it is for its worker.
         PeerGone: the peer left in the middle.
     """
     if field_of(scope, b"idempotency-key") is not None:
@@ -67,10 +68,11 @@ async def ingest(
             "Idempotency-Key is not supported with NDJSON: "
             "after an error go on behind the events that were accepted"
         )
-    await check_open(runtime.engine, task_id)
+    fence = fence_of(scope)
+    await check_open(runtime.engine, task_id, fence)
     permit = partial(permit_task, runtime.engine, scope, "publishEvents", task_id)
     patient = PatientReceive(receive, runtime.drain, admission, patience_s=STALL_S)
-    body = _Body(runtime.engine, task_id, runtime.config.limits, permit, patient, fence_of(scope))
+    body = _Body(runtime.engine, task_id, runtime.config.limits, permit, patient, fence)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(patient.watch)
         answer = await body.take()

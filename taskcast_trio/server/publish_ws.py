@@ -99,7 +99,7 @@ class Publisher:
                 raise Draining("The server is shutting down: try again")
             caller = await permit_task(self._engine, scope, "publishSocket", self._task_id)
             self._fence = fence_of(scope)
-            await check_open(self._engine, self._task_id)
+            await check_open(self._engine, self._task_id, self._fence)
             admission = self._admissions.open(caller, limit_key(scope))
         except TaskcastError as refusal:
             await refuse_handshake(scope, self._send, error_answer(refusal))

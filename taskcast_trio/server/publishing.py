@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import trio
 
 from taskcast_trio.config.schema import Limits
+from taskcast_trio.core import assignment
 from taskcast_trio.core.access import Caller
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
@@ -52,14 +53,17 @@ def batch_of(published: Published) -> list[Draft]:
     return published if isinstance(published, list) else [published]
 
 
-async def check_open(engine: TaskEngine, task_id: str) -> None:
+async def check_open(engine: TaskEngine, task_id: str, fence: int | None) -> None:
     """Refuse before the first event what could not be stored anyway.
 
     Raises:
         TaskNotFound: there is no such task.
         TaskEnded: the task is terminal.
+        StaleFence, TaskCancelled: the task is not assigned so any more.
     """
     task = (await engine.record(task_id)).task
+    if fence is not None and task.fence != fence:
+        raise assignment.refusal(task)
     if task.terminal:
         raise TaskEnded(task_id, task.status)
 

@@ -139,7 +139,7 @@ def worker_shape(worker: registry.Worker) -> Worker:
         match_rule=msgspec.convert(msgspec.to_builtins(worker.rule), MatchRule),
         capacity=worker.capacity,
         used_slots=worker.used_slots,
-        weight=worker.weight,
+        weight=int(worker.weight) if worker.weight.is_integer() else worker.weight,
         connection_mode=worker.mode,
         connected_at=worker.connected_ms,
         last_heartbeat_at=worker.heartbeat_ms,

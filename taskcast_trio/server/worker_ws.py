@@ -220,6 +220,7 @@ class WorkerConnection:
             send=self._tell,
             close=lambda reason: self._cut(NORMAL, reason),
             may=partial(visible, self._caller, "workerSocket"),
+            lags=lambda: self._outbox.statistics().current_buffer_used > OUTBOX // 2,
         )
         worker = await self._workers.connect(asked, session, owner=owner_of(self._caller))
         self._session = session

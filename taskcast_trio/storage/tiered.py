@@ -131,7 +131,7 @@ class TieredStore:
                     counting=counting,
                 )
             except TaskNotFound:
-                await self._take_in(task_id)
+                await self.take_in(task_id)
             else:
                 return self._done(commit)
 
@@ -163,7 +163,7 @@ class TieredStore:
             pass
         else:
             return self._done(commit)
-        await self._take_in(task.id)
+        await self.take_in(task.id)
         raise RevisionConflict(task.id)  # it has another epoch now
 
     async def import_task(
@@ -234,8 +234,12 @@ class TieredStore:
             task_id, epoch=epoch, revision=revision, now_ms=now_ms, unless=unless
         )
 
-    async def _take_in(self, task_id: str) -> None:
-        """Take a living task in that only the archive has.
+    def only_archived(self, statuses: frozenset[str]) -> AsyncGenerator[TaskRecord, None]:
+        """The tasks of these statuses that only the archive has: to be closed by who iterates."""
+        return self._archived(statuses, None, None, None)
+
+    async def take_in(self, task_id: str) -> None:
+        """Take a living task in that only the archive has, with what is due for it.
 
         Raises:
             TaskNotFound: it has not.

@@ -23,14 +23,18 @@ def answering(*answers: str, status: int = 200) -> Iterator[tuple[str, list[dict
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
             token = self.headers["Authorization"]
-            requests.append({"path": self.path, "token": token, "body": json.loads(body)})
+            asked = {"path": self.path, "token": token, "body": json.loads(body or b"null")}
+            requests.append(asked)
             text = left.pop(0).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def do_GET(self) -> None:
+            self.do_POST()
 
         def log_message(self, *_: object) -> None:
             pass

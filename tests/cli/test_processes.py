@@ -113,14 +113,20 @@ class Service:
 
 
 @asynccontextmanager
-async def launched(*options: str, url: str | None = None) -> AsyncIterator[Service]:
+async def launched(
+    *options: str,
+    url: str | None = None,
+    program: tuple[str, ...] = ("-m", "taskcast_trio"),
+    cwd: Path | None = None,
+) -> AsyncIterator[Service]:
     """A parent that starts; it and its children are killed at the end."""
-    command = [sys.executable, "-m", "taskcast_trio", "-p", "0", "--processes", "2"]
+    command = [sys.executable, *program, "-p", "0", "--processes", "2"]
     store = ["--redis-url", url or redis_url(), "--redis-prefix", new_prefix()]
     process = await trio.lowlevel.open_process(
         [*command, *store, *options],
         stdout=PIPE,
         stderr=PIPE,
+        cwd=cwd,
         env={"PYTHONPATH": str(ROOT), "HOME": "/nonexistent", "PATH": os.environ["PATH"]},
     )
     service = Service(process)
@@ -138,8 +144,8 @@ async def launched(*options: str, url: str | None = None) -> AsyncIterator[Servi
 
 
 @asynccontextmanager
-async def serving(*options: str) -> AsyncIterator[Service]:
-    async with launched(*options) as service:
+async def serving(*options: str, **how: Any) -> AsyncIterator[Service]:
+    async with launched(*options, **how) as service:
         await service.read_banner()
         assert len(service.children) == 2
         yield service
@@ -189,6 +195,19 @@ async def test_two_processes_serve_under_one_banner_and_drain_with_0():
         assert not any(map(lives, children))
         await until(lambda: len(service.events("stopped")) == 2)
         assert [line["drained"] for line in service.events("stopped")] == [True, True]
+
+
+async def test_the_command_runs_the_same_code_wherever_it_is_started(tmp_path: Path):
+    """As the installed command does, children pass over what lies in the working directory."""
+    script = tmp_path / "taskcast-trio"
+    script.write_text("from taskcast_trio.cli import main\nmain()\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "trio.py").write_text("raise SystemExit('not this one')")
+    async with serving(program=(str(script),), cwd=elsewhere) as service:
+        assert (await service.request("GET", "/health")).status_code == 200
+        service.process.send_signal(signal.SIGTERM)
+        assert await service.process.wait() == 0
 
 
 async def test_a_signal_to_all_processes_of_the_service_is_one_signal():

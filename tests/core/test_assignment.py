@@ -59,7 +59,7 @@ def test_an_assignment_has_an_audit_event_and_no_status_event() -> None:
         ("blocked", False, True, 3),
         ("paused", True, True, 3),
         ("paused", False, False, 4),
-        ("pending", True, False, 4),
+        ("pending", True, False, 5),
         ("completed", True, False, 3),
         ("completed", False, False, 4),
         ("cancelled", False, False, 4),

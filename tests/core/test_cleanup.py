@@ -14,7 +14,6 @@ from taskcast_trio.core.cleanup import (
     applies,
     due_at_ms,
     parse_rules,
-    schedule,
     settled_at_ms,
     takes_event,
 )
@@ -142,17 +141,6 @@ def test_a_rule_is_due_after_ms_from_the_end_of_the_task() -> None:
     assert due_at_ms(rule(), None, "running", 1000) is None
 
 
-def test_the_schedule_has_the_rules_that_apply_earliest_first() -> None:
-    late, other, soon, same = (
-        rule(name="late", trigger={"afterMs": 900}),
-        rule(name="other", match={"status": "completed"}),
-        rule(name="soon", trigger={"afterMs": 5}),
-        rule(name="same", trigger={"afterMs": 5}),
-    )
-    entries = schedule([late, other, soon, same], None, "failed", 100)
-    assert entries == [(105, soon), (105, same), (1000, late)]
-
-
 @pytest.mark.parametrize(
     ("event_filter", "expected"),
     [
@@ -203,11 +191,3 @@ def test_what_a_run_removes_any_later_run_removes(
     settled = settled_at_ms(aged, completed, timestamp)
     assert settled >= completed
     assert age == 0 or takes(aged, timestamp_ms=timestamp, now_ms=settled)
-
-
-@given(st.lists(spans, max_size=5), times)
-def test_the_schedule_is_sorted_and_complete(delays: list[int], completed: int) -> None:
-    """Law: each rule that applies is there once, never before the task ended, in order of time."""
-    rules = [rule(trigger={"afterMs": delay}) for delay in delays]
-    due = [at for at, _ in schedule(rules, None, "failed", completed)]
-    assert due == sorted(completed + delay for delay in delays)

@@ -26,7 +26,6 @@ from taskcast_trio.core.webhook import (
     Unusable,
     Webhook,
     body_of,
-    check,
     delivery_id,
     event_header,
     headers_for,
@@ -55,7 +54,7 @@ def refusal(value: Any) -> str:
     found = read(raw(value), Backoff(), place="webhooks[0]")
     assert isinstance(found, Unusable)
     with pytest.raises(BadRequest) as caught:
-        check([raw({"url": URL}), raw(value)], Backoff())
+        parse(raw(value), Backoff(), place="webhooks[1]")
     assert str(caught.value) == found.reason.replace("webhooks[0]", "webhooks[1]")
     return found.reason
 

@@ -168,7 +168,13 @@ def test_each_dialect_says_what_the_library_says(dialect, schema, data):
         ({"items": {"$ref": "other.json#/a"}}, '.items["$ref"]'),
         ({"$ref": "#/nowhere"}, '["$ref"]'),
         ({"$ref": "#nobody"}, '["$ref"]'),
-        ({"const": {"$ref": "file:///etc/passwd"}, "$ref": "#/const"}, '.const["$ref"]'),
+        ({"$ref": "#/a", "a": None}, '["$ref"]'),
+        ({"$ref": "#/a", "a": {"minimum": "x"}}, '["$ref"]'),
+        ({"$ref": "#/a", "a": {"multipleOf": 0}}, '["$ref"]'),
+        ({"$ref": "#/enum/0", "enum": [{"type": "person"}]}, '["$ref"]'),
+        ({"$ref": "#/required", "required": ["a"]}, '["$ref"]'),
+        ({"const": {"$ref": "file:///etc/passwd"}}, '.const["$ref"]'),
+        ({"const": {"$ref": "file:///etc/passwd"}, "$ref": "#/const"}, '["$ref"]'),
         ({"pattern": "("}, ".pattern"),
         ({"pattern": "(?=a)"}, ".pattern"),
         ({"pattern": "(a)\\1"}, ".pattern"),
@@ -182,6 +188,11 @@ def test_each_dialect_says_what_the_library_says(dialect, schema, data):
 )
 def test_a_schema_that_can_not_be_held_is_refused_with_the_place(schema, place):
     assert refusal_of(schema).endswith(f" - at `$.blockedRequest.schema{place}`")
+
+
+def test_a_type_that_is_none_is_refused_with_those_that_are():
+    for refused in (refusal_of({"type": "person"}), refusal_of({"items": {"type": "person"}})):
+        assert '"boolean", "integer", "null", "number", "object", "string"' in refused
 
 
 def test_size_is_bounded():

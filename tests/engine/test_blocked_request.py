@@ -240,6 +240,22 @@ async def test_an_answer_that_breaks_the_schema_leaves_the_task_as_it_was(engine
     assert (await engine.resolve("t", raw({"ok": True}))).status == "running"
 
 
+async def test_a_result_that_comes_with_a_transition_is_an_answer_too(engine, autojump_clock):
+    """The log would tell of it as the resolution; without one the task just goes on."""
+    await create(engine)
+    await move(engine, "running")
+    await ask(engine, schema=raw(SCHEMA))
+    for result in ({"ok": "yes"}, {}):
+        with pytest.raises(BadRequest, match=r"`\$\.result(\.ok)?`"):
+            await engine.transition("t", Transition(status="running", result=raw(result)))
+    assert (await engine.get("t")).status == "blocked"
+    await engine.transition("t", Transition(status="running", result=raw({"ok": True})))
+    await ask(engine, schema=raw(SCHEMA))
+    await engine.transition("t", Transition(status="running"))
+    await ask(engine, schema=raw(SCHEMA))
+    await engine.transition("t", Transition(status="cancelled", result=raw({"ok": "no more"})))
+
+
 async def test_an_answer_is_held_against_the_schema_that_is_there_when_it_is_stored(
     engine, autojump_clock, monkeypatch
 ):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +138,20 @@ async def test_the_example_of_a_receiver_misses_nothing_though_the_server_is_kil
         )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
     assert b"nothing is missing, all in order" in done.stdout
+
+
+def test_the_example_of_a_receiver_takes_a_delivery_that_breaks_off_for_no_forgery() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "webhook_receiver.py"))
+    inbox = example["Inbox"]("whsec_AAAA", print)
+    with example["receiver"](inbox) as http:
+        serving = threading.Thread(target=http.serve_forever)
+        serving.start()
+        try:
+            with socket.create_connection(http.server_address) as sender:
+                sender.sendall(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+                sender.shutdown(socket.SHUT_WR)
+                assert sender.recv(1) == b""
+        finally:
+            http.shutdown()
+            serving.join()
+    assert inbox.refused == 0

@@ -81,6 +81,24 @@ async def test_what_one_publishes_the_other_delivers_and_both_tell_the_audience(
             await trio.lowlevel.checkpoint()
 
 
+async def test_a_task_has_no_more_subscribers_than_it_may_have_over_both() -> None:
+    async with two(config(limits=Limits(task_subscribers=2))) as (one, other):
+        task = await one.task()
+        path = f"/tasks/{task}/events"
+
+        async def refused(server: Running) -> bool:
+            async with server.client.stream("GET", path) as answer:
+                return answer.status_code == 429
+
+        async with opened(one, path), opened(other, path):
+            while (await one.client.get(f"/tasks/{task}")).json()["subscriberCount"] != 2:
+                await trio.lowlevel.checkpoint()
+            assert await refused(one)
+            assert await refused(other)
+        while await refused(other):
+            pass
+
+
 async def test_a_revocation_at_one_ends_the_streams_at_the_other_within_a_second_or_so() -> None:
     async with two(with_jwt()) as (one, other):
         task = await new_task(one)

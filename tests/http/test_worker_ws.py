@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 import jwt
 import msgspec
 import pytest
 import trio
+from msgspec import Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
 from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.core.model import CreateTask
 
 SECRET = "a secret of the tests, of 32 bytes or more"
 
@@ -295,6 +298,21 @@ async def test_a_worker_that_does_not_read_is_cut_and_costs_the_others_nothing(
                 await taken(server, peer)
             with trio.fail_after(15):
                 await cut.wait()
+
+
+async def test_a_worker_that_reads_slowly_is_not_cut_by_what_it_may_claim(start: Any) -> None:
+    async with start(config()) as server, connected(server, "w") as peer:
+        peer.stream.setsockopt(SOL_SOCKET, SO_RCVBUF, 512 * 1024)
+        params = Raw(b'"%b"' % (b"x" * 20_000))
+        for number in range(1000):
+            await server.runtime.engine.create(
+                CreateTask(id=f"t{number}", assign_mode="ws-race", params=Raw(b'{"p":%b}' % params))
+            )
+        await trio.sleep(0.5)
+        claimed = await peer.ask(type="claim", taskId="t999")
+        while claimed["type"] == "available":
+            claimed = await peer.hear()
+        assert claimed["success"] is True
 
 
 HANDSHAKE = {

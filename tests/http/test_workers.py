@@ -17,6 +17,14 @@ from taskcast_trio.config.schema import WorkerDefaults
 SECRET = "a secret of the tests, of 32 bytes or more"
 
 
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
 def config(**defaults: Any) -> Config:
     return Config(workers=Workers(enabled=True, defaults=WorkerDefaults(**defaults)))
 
@@ -211,6 +219,27 @@ async def test_a_task_that_is_cancelled_is_told_to_its_worker_by_409_and_by_the_
     assert (await worker_of(server))["usedSlots"] == 0
 
 
+@pytest.mark.parametrize("status", ["paused", "cancelled"])
+async def test_every_way_to_publish_tells_a_worker_to_stop(server: Any, status: str) -> None:
+    await register(server)
+    task = await server.task(assignMode="pull")
+    _, fence = await pulled(server)
+    await patch(server, task, "running", fence)
+    await patch(server, task, status)
+    answers = [
+        await publish(server, task, fence),
+        await server.client.post(f"/tasks/{task}/events", json=[], headers=fence),
+        await server.client.post(
+            f"/tasks/{task}/events",
+            content=b'{"type":"a","level":"info"}\n',
+            headers={**fence, "Content-Type": "application/x-ndjson"},
+        ),
+        await server.client.get(f"/tasks/{task}/events/ws", headers={**fence, **HANDSHAKE}),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["code"]) == (409, "task_cancelled")
+
+
 async def test_a_task_that_is_resumed_finds_another_worker(server: Any) -> None:
     await register(server)
     task = await server.task(assignMode="pull")
@@ -369,6 +398,19 @@ async def test_ids_may_hold_anything_else(server: Any) -> None:
         "/workers/register", content=lone, headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 400, answer.text
+
+
+async def test_a_status_that_no_worker_can_be_set_to_names_those_that_it_can(server: Any) -> None:
+    await register(server)
+    answer = await server.client.patch("/workers/w/status", json={"status": "busy"})
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith("at `$.status`: expected draining, idle")
+
+
+async def test_a_weight_is_written_as_it_was_given(server: Any) -> None:
+    for weight, text in ((50, '"weight":50,'), (0.5, '"weight":0.5,')):
+        await register(server, weight=weight)
+        assert text in (await server.client.get("/workers/w")).text
 
 
 async def test_an_unknown_worker_is_told_so(server: Any) -> None:

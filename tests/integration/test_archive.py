@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from taskcast_trio.client import draft
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import Postgres, StorageLifecycle
+from taskcast_trio.config.schema import Postgres, StorageLifecycle, WorkerDefaults, Workers
 from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
@@ -38,6 +38,7 @@ from taskcast_trio.core.model import (
 from taskcast_trio.engine import Delivery, Follow, FollowAllOptions, Gap, Runtime, open_runtime
 from taskcast_trio.engine.history import HistoryQuery
 from taskcast_trio.engine.items import Done, Run
+from taskcast_trio.engine.workers.asked import Registration
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.protocols import StoreRefused
 
@@ -65,6 +66,31 @@ async def archived(runtime: Runtime) -> None:
     assert runtime.archiver is not None
     while await runtime.backend.store.next_due("archive") is not None:
         await trio.lowlevel.checkpoint()
+
+
+async def test_tasks_for_workers_outlive_a_memory_store_that_is_archived(postgres_url):
+    workers = Workers(enabled=True, defaults=WorkerDefaults(disconnect_grace_ms=500))
+    on_memory = replace(config(postgres_url), workers=workers)
+    worker = Registration(worker_id="w")
+
+    async def pull(runtime: Runtime) -> str | None:
+        assert runtime.workers is not None
+        task = await runtime.workers.pull("w", owner=None, may=lambda task: True, wait_s=10)
+        return None if task is None else task.id
+
+    async with opened(on_memory) as runtime:
+        assert runtime.workers is not None
+        for name in ("held", "waiting"):
+            await runtime.engine.create(CreateTask(id=name, assign_mode="pull"))
+        await runtime.engine.create(CreateTask(id="other"))
+        await runtime.workers.register(worker, mode="pull", owner=None)
+        assert await pull(runtime) == "held"
+        await archived(runtime)
+    async with opened(on_memory) as runtime:
+        assert runtime.workers is not None
+        await runtime.workers.register(worker, mode="pull", owner=None)
+        assert {await pull(runtime), await pull(runtime)} == {"held", "waiting"}
+        assert await runtime.backend.store.get("other") is None, "nobody asked for it"
 
 
 def piece(text: str) -> Draft:

@@ -36,6 +36,9 @@ from .test_webhooks import (
     sent,
 )
 
+AT_ONCE_S = 8
+"""Less than a lease, after which another process would look by itself."""
+
 
 @pytest.fixture
 def config() -> Config:
@@ -218,11 +221,34 @@ async def test_one_that_drains_leaves_the_rest_to_the_other(config: Config, cloc
         one.drain.set()
         await publish(other, *"bcd")
         gate.go_on.set()
-        while one.webhooks.workers:
-            await trio.lowlevel.checkpoint()
-        assert sent(receiver) == list(range(11))
-        await looked(other)
-        await publish(other, "e")
+        with trio.fail_after(AT_ONCE_S):
+            await arrived(receiver, 43)
         await idle(other)
-        assert sent(receiver) == list(range(44))
-        assert (delivered(one), delivered(other)) == (11, 33)
+        assert sent(receiver) == list(range(43))
+        assert (delivered(one), delivered(other)) == (11, 32)
+
+
+async def test_what_one_has_just_taken_when_it_drains_is_left_to_the_other(
+    config: Config, clock: Clock
+) -> None:
+    async with (
+        receiving(patience_s=PATIENCE_S) as receiver,
+        two(config, clock) as (one, other),
+    ):
+        await begin((one, other), hook(receiver))
+        store = one.backend.store
+        take_due = store.take_due
+
+        async def overtaken(kind: str, **options: Any) -> Any:
+            found = await take_due(kind, **options)
+            if kind == WEBHOOK and found:
+                one.drain.set()
+                await trio.sleep(0.1)  # it has begun to, then
+            return found
+
+        store.take_due = overtaken  # type: ignore[method-assign]
+        await publish(one, *"abc")
+        with trio.fail_after(AT_ONCE_S):
+            await arrived(receiver, 3)
+        await idle(other)
+        assert (delivered(one), delivered(other)) == (0, 3)

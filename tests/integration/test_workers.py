@@ -252,6 +252,38 @@ async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_t
         await one.workers.disconnect(session, clean=True)
 
 
+async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
+    redis_config: Config,
+) -> None:
+    async with two(redis_config) as (one, other):
+        await register(one)
+        await one.engine.create(CreateTask(id="t", assign_mode="pull"))
+        await pulled(one)
+        for holder, asker in ((one, other), (other, one)) * 2:
+            assert holder.workers is not None
+            await holder.workers.decline("w", "t", blacklist=False)
+            declined = trio.current_time()
+            await pulled(asker)
+            assert trio.current_time() - declined > 0.9
+
+
+async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> None:
+    defaults = WorkerDefaults(heartbeat_interval_ms=500, heartbeat_timeout_ms=2500)
+    config = Config(
+        workers=Workers(enabled=True, defaults=defaults),
+        storage="redis",
+        redis=Redis(url=SecretUrl(redis_url()), prefix=new_prefix()),
+    )
+    async with two(config) as (one, other):
+        await register(one)
+        assert one.workers is not None
+        assert other.workers is not None
+        for _ in range(10):
+            await one.workers.heartbeat("w", UNSET, owner=None)
+            await trio.sleep(0.5)
+            assert (await other.workers.get("w")).status == "idle"
+
+
 async def test_a_worker_is_known_after_every_process_has_restarted(redis_config: Config) -> None:
     with trio.fail_after(PATIENCE_S):
         async with open_runtime(redis_config) as runtime:
@@ -310,27 +342,53 @@ async def test_a_killed_worker_that_held_five_tasks_has_them_finished_elsewhere(
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*options) as (url, _),
-            httpx.AsyncClient(base_url=url) as client,
             worker_process(url, "doomed", 600) as doomed,
         ):
-            tasks = []
-            for _ in range(5):
-                answer = await client.post("/tasks", json={"assignMode": "pull"})
-                tasks.append(answer.json()["id"])
+            tasks = [await created(url) for _ in range(5)]
             assert sorted(await lines(doomed, 5)) == sorted(tasks)
             doomed.send_signal(signal.SIGKILL)
             async with worker_process(url, "spare", 0.1) as spare:
                 assert sorted(await lines(spare, 5)) == sorted(tasks)
                 for task in tasks:
-                    while True:
-                        found = (await client.get(f"/tasks/{task}")).json()
-                        if found["status"] == "completed":
-                            break
-                        await trio.sleep(0.05)
-                    log = (await client.get(f"/tasks/{task}/events/history")).json()
-                    actions = [
-                        event["data"]["action"]
-                        for event in log
-                        if event["type"] == "taskcast:audit"
-                    ]
+                    actions = await actions_of(url, task, "completed")
                     assert actions == ["assigned", "lost", "assigned"]
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "redis"])
+async def test_a_server_that_is_killed_under_its_worker_goes_on_with_it(
+    storage: str, tmp_path: Path
+) -> None:
+    options = ["--workers-api", "-s", storage]
+    if storage == "redis":
+        options += ["--redis-url", redis_url(), "--redis-prefix", new_prefix()]
+    else:
+        options += ["--db-path", str(tmp_path / "tasks.db")]
+    with trio.fail_after(PATIENCE_S):
+        async with AsyncExitStack() as stack:
+            async with server_process(*options) as (url, server):
+                worker = await stack.enter_async_context(worker_process(url, "w", 3))
+                tasks = [await created(url) for _ in range(2)]
+                assert sorted(await lines(worker, 2)) == sorted(tasks)
+                server.send_signal(signal.SIGKILL)
+                await server.wait()
+            port = url.rsplit(":", 1)[1]
+            async with server_process(*options, "-p", port):
+                waiting = await created(url)
+                assert await lines(worker, 1) == [waiting]
+                for task in tasks:
+                    assert await actions_of(url, task, "completed") == ["assigned"]
+
+
+async def created(url: str) -> str:
+    async with httpx.AsyncClient(base_url=url) as client:
+        task: str = (await client.post("/tasks", json={"assignMode": "pull"})).json()["id"]
+    return task
+
+
+async def actions_of(url: str, task: str, status: str) -> list[str]:
+    """What was done with the task, once it has this status."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        while (await client.get(f"/tasks/{task}")).json()["status"] != status:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        log = (await client.get(f"/tasks/{task}/events/history")).json()
+    return [event["data"]["action"] for event in log if event["type"] == "taskcast:audit"]

@@ -2,42 +2,69 @@
 
     python -m tests.integration.worker_process URL ID HOLD_S
 
-Prints the id of each task it gets; works on each for HOLD_S seconds, and completes it.
+Prints the id of each task it gets; works on each for HOLD_S seconds, and completes it. It outlives
+a server that is away.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import httpx
 import trio
 
 
-async def main(url: str, worker: str, hold_s: float) -> None:
-    async with httpx.AsyncClient(base_url=url, timeout=60) as client, trio.open_nursery() as tasks:
-        body = {"workerId": worker, "capacity": 5}
-        (await client.post("/workers/register", json=body)).raise_for_status()
-        tasks.start_soon(beat, client, worker)
+class Worker:
+    def __init__(self, client: httpx.AsyncClient, name: str, hold_s: float) -> None:
+        self.client = client
+        self.name = name
+        self.hold_s = hold_s
+        self.fences: dict[str, str] = {}
+
+    async def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         while True:
-            parameters: dict[str, str | int] = {"workerId": worker, "timeout": 1000}
-            answer = await client.get("/workers/pull", params=parameters)
-            if answer.status_code == 200:
-                fence = {"Taskcast-Fence": answer.headers["Taskcast-Fence"]}
-                tasks.start_soon(work, client, answer.json()["id"], fence, hold_s)
+            try:
+                answer = await self.client.request(method, path, **options)
+                if answer.status_code != 503:
+                    return answer
+            except httpx.TransportError:
+                pass
+            await trio.sleep(0.1)
+
+    async def run(self) -> None:
+        body = {"workerId": self.name, "capacity": 5}
+        (await self.ask("POST", "/workers/register", json=body)).raise_for_status()
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(self.beat)
+            while True:
+                parameters: dict[str, str | int] = {"workerId": self.name, "timeout": 1000}
+                answer = await self.ask("GET", "/workers/pull", params=parameters)
+                if answer.status_code == 200:
+                    task = answer.json()["id"]
+                    self.fences[task] = answer.headers["Taskcast-Fence"]
+                    tasks.start_soon(self.work, task)
+
+    async def beat(self) -> None:
+        while True:
+            await trio.sleep(0.3)
+            held = [{"taskId": task, "fence": int(fence)} for task, fence in self.fences.items()]
+            path = f"/workers/{self.name}/heartbeat"
+            await self.ask("POST", path, json={"tasks": held})
+
+    async def work(self, task: str) -> None:
+        path, fence = f"/tasks/{task}/status", {"Taskcast-Fence": self.fences[task]}
+        running = await self.ask("PATCH", path, json={"status": "running"}, headers=fence)
+        running.raise_for_status()
+        print(task, flush=True)
+        await trio.sleep(self.hold_s)
+        await self.ask("PATCH", path, json={"status": "completed"}, headers=fence)
+        del self.fences[task]
 
 
-async def beat(client: httpx.AsyncClient, worker: str) -> None:
-    while True:
-        await trio.sleep(0.3)
-        await client.post(f"/workers/{worker}/heartbeat", json={})
-
-
-async def work(client: httpx.AsyncClient, task: str, fence: dict[str, str], hold_s: float) -> None:
-    path = f"/tasks/{task}/status"
-    (await client.patch(path, json={"status": "running"}, headers=fence)).raise_for_status()
-    print(task, flush=True)
-    await trio.sleep(hold_s)
-    await client.patch(path, json={"status": "completed"}, headers=fence)
+async def main(url: str, worker: str, hold_s: float) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        await Worker(client, worker, hold_s).run()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from secrets import token_hex
 from typing import Final
 
@@ -58,6 +59,10 @@ class Look(Struct, frozen=True):
     webhook: Webhook | Unusable
     kept: Kept | None
     record: TaskRecord
+
+
+async def _nobody() -> None:
+    """No other process is told."""
 
 
 class Webhooks:
@@ -144,8 +149,15 @@ class Webhooks:
 
     # Work -----------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Deliver until cancelled, or until :meth:`close` was called and all tries have ended."""
+    async def run(
+        self,
+        tell_others: Callable[[], Awaitable[None]] = _nobody,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Deliver until cancelled, or until :meth:`close` was called and all tries have ended; then
+        other processes are told that there may be something left.
+        """
         try:
             # The workers' nursery is the outer one: it is open until all of them have ended.
             async with trio.open_nursery() as self._nursery, trio.open_nursery() as loops:
@@ -153,7 +165,12 @@ class Webhooks:
                 loops.start_soon(self._retries.run, name="webhook retries")
                 task_status.started()
                 await self._closing.wait()
-                loops.cancel_scope.cancel()
+                if self._alone:  # who comes next takes what is held now, too
+                    loops.cancel_scope.cancel()
+                self._due.close()
+                self._retries.close()
+            with suppress(StoreUnavailable):  # they look by themselves in a while
+                await tell_others()
         finally:
             self._finished.set()
 
@@ -210,6 +227,8 @@ class Webhooks:
             default_retry=self._default_retry,
             retry_at=self._retries.notify,
         )
+        if self._closing.is_set():
+            worker.close()
         self._metrics.webhook_workers.inc()
         self._nursery.start_soon(self._work, worker, name=f"webhooks of {task_id}")
 
@@ -275,7 +294,8 @@ class Webhooks:
         if isinstance(webhook, Unusable):
             raise BadRequest(f"Webhook {number} can't be used: {webhook.reason}")
         if from_index is not None and from_index > record.next_index:
-            raise BadRequest(f"The log ends at index {record.next_index - 1} - at `$.fromIndex`")
+            end = f"ends at index {record.next_index - 1}" if record.next_index else "is empty"
+            raise BadRequest(f"The log {end} - at `$.fromIndex`")
         # In place of a lease, too: who has it must not let go before it has seen this.
         due_ms = self._clock() + 1
         if not await self._store.put_task_note(

@@ -88,8 +88,6 @@ class Assignments:
         self._on_ended = ended
         self._on_freed = freed
         self._held: dict[str, Held] = {}
-        self._own_doing: set[str] = set()
-        """The tasks that their workers give back at this moment."""
         self._over: deque[Ended] = deque()
         self._unsure: dict[str, None] = {}
         self._work = trio.Event()
@@ -193,16 +191,11 @@ class Assignments:
                 after, drafts = assignment.declined(
                     task, worker_id, blacklist=blacklist, now_ms=now_ms
                 )
-            elif blacklist and assignment.waits(task):
+            elif blacklist and assignment.waits(task) and self._registry.get(worker_id):
                 after = assignment.bar(task, worker_id)
             else:
                 return False
-            self._own_doing.add(task_id)
-            try:
-                done = after is task or await self.change(record, after, drafts)
-            finally:
-                self._own_doing.discard(task_id)
-            if done:
+            if after is task or await self.change(record, after, drafts):
                 held = self._held.get(task_id)
                 if had_it and held is not None and held.fence == task.fence:
                     self._end(task_id, held, None)
@@ -273,7 +266,7 @@ class Assignments:
         if is_held(task) and task.assigned_worker == held.worker_id and task.fence == held.fence:
             return
         reason = "reassigned" if is_held(task) or task.status == "pending" else task.status
-        itself = task.fence == held.fence or task.id in self._own_doing
+        itself = assignment.is_ended_by_holder(task, held.fence)
         self._end(task.id, held, None if itself else reason)
 
     def _end(self, task_id: str, held: Held, reason: str | None) -> None:

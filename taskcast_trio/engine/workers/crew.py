@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final
 
 import trio
@@ -13,8 +13,11 @@ from msgspec.structs import replace
 from taskcast_trio.config.schema import WorkerDefaults
 from taskcast_trio.core import assignment
 from taskcast_trio.core.assignment import DISPATCH, LEASE, is_held
-from taskcast_trio.core.errors import StoreUnavailable
+from taskcast_trio.core.errors import StoreUnavailable, TaskEnded, TaskNotFound
+from taskcast_trio.core.machine import MOVES
+from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.storage.protocols import Backend, Commit
+from taskcast_trio.storage.tiered import TieredStore
 
 from ..bulletin import Bulletin
 from ..engine import TaskEngine
@@ -25,7 +28,7 @@ from .dispatcher import TIMER_LEASE_MS, Dispatcher
 from .hints import Hints
 from .leases import Leases
 from .queues import Queues
-from .registry import Registry, Worker
+from .registry import BEAT_MS, Registry, Worker
 
 SERVE_AFTER_S: Final = 1.0
 """How long a worker that came, or was set idle, is left alone by what waits."""
@@ -35,6 +38,7 @@ AT_ONCE: Final = 16
 LOOK_AGAIN_S: Final = 60.0
 LOOK_AGAIN_SHARED_S: Final = 1.0
 EVERYTHING: Final = 2**52
+LIVE: Final = frozenset(MOVES) - TERMINAL
 
 
 class Crew:
@@ -64,6 +68,7 @@ class Crew:
         self._heard_tasks: dict[str, str] = {}
         self._nursery: trio.Nursery | None = None
         self._suspects: set[tuple[str, str]] = set()
+        self._to_take_in: dict[str, None] = {}
         clock, timetable = engine.clock, engine.timetable
         shared = backend.peers is not None
         self._shared = shared
@@ -75,7 +80,13 @@ class Crew:
         self._grace_ms = defaults.disconnect_grace_ms
         name = f"{noise(64):016x}"
         self.hints = Hints(bulletin, name=name, others=self._has_others, heard=self._hear)
-        self.registry = Registry(self._hot, clock=clock, shared=shared, opened=self._serve_later)
+        self.registry = Registry(
+            self._hot,
+            clock=clock,
+            shared=shared,
+            beat_ms=min(BEAT_MS, timeout_ms // 4),
+            opened=self._serve_later,
+        )
         self.queues = Queues(self._hot, clock=clock, filled=self._filled)
         self.assignments = Assignments(
             self._store,
@@ -169,9 +180,17 @@ class Crew:
         else:
             waiting.append(message)
 
-    def _hear(self, kinds: set[str], workers: set[str], tasks: dict[str, str]) -> None:
+    def _hear(
+        self,
+        kinds: set[str],
+        workers: set[str],
+        tasks: dict[str, str],
+        declined: dict[str, str],
+    ) -> None:
+        for task_id, worker_id in declined.items():
+            self.dispatcher.asked(task_id, worker_id)
         self._heard_kinds |= kinds
-        self._heard_workers |= workers
+        self._heard_workers |= workers & self.dispatcher.here()
         self._heard_tasks |= {
             task_id: worker_id
             for task_id, worker_id in tasks.items()
@@ -184,6 +203,8 @@ class Crew:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self._load, name="workers: load")
+            if isinstance(self._store, TieredStore):
+                await nursery.start(self._find_again, self._store, name="workers: archived")
             nursery.start_soon(self.hints.run, name="workers: hints")
             nursery.start_soon(self.assignments.run, name="workers: slots")
             nursery.start_soon(self.dispatcher.run, name="workers: serve")
@@ -235,6 +256,47 @@ class Crew:
             if worker.session:
                 await self.leases.silence(worker.id, worker.session)
 
+    async def _find_again(
+        self, store: TieredStore, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Take in the tasks for workers that only the archive has, as the short-term store was
+        lost. Started once they are known, or the archive is waited for.
+        """
+        outage = Outage("tasks that are archived only")
+        while True:
+            try:
+                await self._look_for_archived(store)
+            except StoreUnavailable as error:
+                if outage.tries == 0:
+                    task_status.started()
+                await outage.wait(error)
+            else:
+                break
+        if outage.tries == 0:
+            task_status.started()
+        while self._to_take_in:
+            task_id = next(iter(self._to_take_in))
+            try:
+                with suppress(TaskNotFound, TaskEnded):
+                    await store.take_in(task_id)
+            except StoreUnavailable as error:
+                await outage.wait(error)
+            else:
+                outage.over()
+                del self._to_take_in[task_id]
+
+    async def _look_for_archived(self, store: TieredStore) -> None:
+        """The worker that had one has its time to come back, as above."""
+        until_ms = self._clock() + self._grace_ms
+        async with aclosing(store.only_archived(LIVE)) as records:
+            async for record in records:
+                task = record.task
+                if is_held(task):
+                    worker_id, cost = str(task.assigned_worker), assignment.cost_of(task)
+                    await self.registry.find_again(worker_id, task.id, cost, until_ms=until_ms)
+                if is_held(task) or assignment.waits(task) or assignment.is_orphan(task):
+                    self._to_take_in[task.id] = None
+
     async def _look_around(self) -> None:
         """What nothing else brings about: silence, lost hints, and what others left behind."""
         outage = Outage("workers")
@@ -245,9 +307,10 @@ class Crew:
                 await self.registry.refresh()
                 await self.registry.flush()
                 await self.leases.look_around()
+                self._ask_the_silent()
+                self._close_replaced()
                 if self._shared:
                     await self.queues.load()
-                    self._close_replaced()
                 await self.queues.look_around()
                 if self.queues.may_have:
                     self.dispatcher.serve_all()
@@ -271,6 +334,15 @@ class Crew:
         for worker_id, task_id in suspects & self._suspects:
             await self.assignments.reconcile(worker_id, [task_id])
         self._suspects = suspects
+
+    def _ask_the_silent(self) -> None:
+        """Who is connected and counts as offline may be there: it was the store, or a clock, that
+        was not.
+        """
+        for worker_id, session in self.dispatcher.sessions.items():
+            row = self.registry.get(worker_id)
+            if row is not None and row.offline_ms is not None:
+                session.send({"type": "ping"})
 
     def _close_replaced(self) -> None:
         for worker_id, session in list(self.dispatcher.sessions.items()):

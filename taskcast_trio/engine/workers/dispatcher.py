@@ -9,7 +9,8 @@ that reach for it the task's own transition decides.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from itertools import chain
 from typing import Final
 
 import structlog
@@ -93,12 +94,14 @@ class Dispatcher:
     async def handle(self, timer: Timer) -> None:
         """Find a worker for the task whose timer is due, or let it wait."""
         record = await self._store.get(timer.task_id)
+        while record is not None and is_orphan(record.task):
+            if await self._assignments.take_back(record):
+                return
+            record = await self._store.get(timer.task_id)
         if record is None:
             return
         task, now_ms = record.task, self._clock()
-        if is_orphan(task):
-            await self._assignments.take_back(record)
-        elif not waits(task):
+        if not waits(task):
             await self._set(timer, None)
         elif due_of(task, now_ms) > now_ms:
             await self._set(timer, due_of(task, now_ms))
@@ -109,7 +112,7 @@ class Dispatcher:
         else:
             for session in self._able_sessions(task):
                 session.announce(task, now_ms + self._offer_timeout_ms)
-            await self._queues.park(record)
+            await self._queues.park(record, timer)
 
     async def _set(self, timer: Timer, due_ms: int | None) -> bool:
         done = await self._store.set_timer(timer.task_id, DISPATCH, due_ms, if_due=timer.due_ms)
@@ -130,7 +133,7 @@ class Dispatcher:
         elif again_ms is not None:
             await self._set(timer, again_ms)
         else:
-            await self._queues.park(record)
+            await self._queues.park(record, timer)
 
     async def _offer(self, record: TaskRecord, timer: Timer) -> None:
         task, now_ms = record.task, self._clock()
@@ -153,7 +156,7 @@ class Dispatcher:
         elif again_ms is not None:
             await self._set(timer, again_ms)
         else:
-            await self._queues.park(record)
+            await self._queues.park(record, timer)
 
     async def ask_here(self, task_id: str, worker_id: str) -> None:
         """Another process has chosen this worker for the task."""
@@ -218,8 +221,8 @@ class Dispatcher:
         """``able`` says of each since when it waits, and how many slots it may be about to use."""
         candidates = []
         for worker_id, (since, offered) in able.items():
-            row = self._registry.get(worker_id)
-            if row is not None:
+            row = self._registry.row(worker_id)
+            if row is not None and row.is_open:
                 candidates.append(
                     Candidate(
                         worker_id=worker_id,
@@ -228,7 +231,6 @@ class Dispatcher:
                         used_slots=row.used_slots + offered,
                         weight=row.weight,
                         since_ms=since or row.connected_ms,
-                        status=row.status,
                     )
                 )
         ranked = rank(
@@ -253,27 +255,41 @@ class Dispatcher:
         """What waits is not for the worker yet."""
         self._resting[worker_id] = trio.current_time() + seconds
 
+    def leave(self, worker_id: str) -> None:
+        """The worker is not connected here any more."""
+        self.sessions.pop(worker_id, None)
+        self._resting.pop(worker_id, None)
+
+    def here(self) -> Set[str]:
+        """The workers that can be given something in this process."""
+        waiting = (waiter.worker_id for waiter in self.waiters)
+        return dict.fromkeys(chain(self.sessions, waiting)).keys()
+
     def serve(self, worker_id: str) -> None:
         """The worker may have room: see what waits for it. Never waits."""
+        self._serve_some({worker_id: None})
+
+    def _serve_some(self, worker_ids: dict[str, None]) -> None:
         for waiter in self.waiters:
-            if waiter.worker_id == worker_id:
+            if waiter.worker_id in worker_ids:
                 waiter.wake()
-        if worker_id in self.sessions:
-            self._to_serve[worker_id] = None
-            self._some_to_serve.set()
+        for worker_id in worker_ids:
+            if worker_id in self.sessions:
+                self._to_serve[worker_id] = None
+                self._some_to_serve.set()
 
     def serve_all(self, kinds: Iterable[str] | None = None) -> None:
         """These queues (None: any) may have something."""
-        wanted = None if kinds is None else set(kinds)
-        here = [*self.sessions, *(waiter.worker_id for waiter in self.waiters)]
-        for worker_id in dict.fromkeys(here):
+        kinds = None if kinds is None else list(kinds)
+        able: dict[str, None] = {}
+        for worker_id in self.here():
             row = self._registry.get(worker_id)
             if row is None or row.status != "idle":
                 continue
             free = row.capacity - row.used_slots
-            fitting = self._queues.fitting(row, SESSION_MODES | PULL_MODES, free)
-            if fitting if wanted is None else not wanted.isdisjoint(fitting):
-                self.serve(worker_id)
+            if self._queues.fitting(row, SESSION_MODES | PULL_MODES, free, kinds):
+                able[worker_id] = None
+        self._serve_some(able)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the workers that are connected here, until cancelled."""

@@ -21,14 +21,17 @@ FLUSH_S: Final = 0.005
 MAX_HINTS: Final = 200
 
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(tuple[str, set[str], set[str], dict[str, str]]).decode
+_decode: Final = msgspec.msgpack.Decoder(
+    tuple[str, set[str], set[str], dict[str, str], dict[str, str]]
+).decode
 
 log = structlog.get_logger(__name__)
 
 
 class Hints:
     """``heard`` is called with the queues that got something elsewhere, with the workers that
-    changed there, and with tasks and the workers to be asked for them; it must not wait.
+    changed there, with tasks and the workers to be asked for them, and with tasks and the workers
+    that declined them; it must not wait.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Hints:
         *,
         name: str,
         others: Callable[[], bool],
-        heard: Callable[[set[str], set[str], dict[str, str]], None],
+        heard: Callable[[set[str], set[str], dict[str, str], dict[str, str]], None],
     ) -> None:
         self._bulletin = bulletin
         self._name = name
@@ -46,6 +49,7 @@ class Hints:
         self._kinds: set[str] = set()
         self._workers: set[str] = set()
         self._tasks: dict[str, str] = {}
+        self._declined: dict[str, str] = {}
         self._some = trio.Event()
         bulletin.listen(TOPIC, self._hear)
 
@@ -67,10 +71,15 @@ class Hints:
         self._some.set()
         return True
 
+    def declined(self, task_id: str, worker_id: str) -> None:
+        if self._others() and len(self._declined) < MAX_HINTS:
+            self._declined[task_id] = worker_id
+            self._some.set()
+
     def _hear(self, message: bytes) -> None:
-        name, kinds, workers, tasks = _decode(message)
+        name, kinds, workers, tasks, declined = _decode(message)
         if name != self._name:
-            self._heard(kinds, workers, tasks)
+            self._heard(kinds, workers, tasks, declined)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tell, until cancelled."""
@@ -79,8 +88,9 @@ class Hints:
             await self._some.wait()
             await trio.sleep(FLUSH_S)
             self._some = trio.Event()
-            message = _encode((self._name, self._kinds, self._workers, self._tasks))
-            self._kinds, self._workers, self._tasks = set(), set(), {}
+            told = (self._name, self._kinds, self._workers, self._tasks, self._declined)
+            message = _encode(told)
+            self._kinds, self._workers, self._tasks, self._declined = set(), set(), {}, {}
             try:
                 await self._bulletin.tell(TOPIC, message)
             except StoreUnavailable:

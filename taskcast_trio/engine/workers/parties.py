@@ -32,7 +32,7 @@ def summary_of(task: Task) -> Summary:
 
 class Session:
     """A connection of a worker. ``send`` and ``close`` never wait; ``may`` says whether the
-    worker's token lets it have a task.
+    worker's token lets it have a task, ``lags`` whether much waits to be read by it.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Session:
         send: Callable[[Message], None],
         close: Callable[[str], None],
         may: Callable[[Task], bool],
+        lags: Callable[[], bool] = lambda: False,
     ) -> None:
         self.worker_id = worker_id
         self.name = name
         self.send = send
         self.close = close
         self.may = may
+        self.lags = lags
         self.offers: dict[str, tuple[int, int]] = {}
         """By task: what it costs, and until when the offer stands."""
         self.taking: dict[str, list[Message]] = {}
@@ -72,6 +74,9 @@ class Session:
         return self._announced.get(task_id, 0) > now_ms
 
     def announce(self, task: Task, until_ms: int) -> None:
+        """Tell of a task that several may claim; who lags is told once it has caught up."""
+        if self.lags():
+            return
         self._announced[task.id] = until_ms
         self._announced.move_to_end(task.id)
         if len(self._announced) > MAX_ANNOUNCED:

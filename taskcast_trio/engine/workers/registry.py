@@ -22,7 +22,6 @@ from taskcast_trio.storage.protocols import TableStore
 
 TABLE: Final = "workers"
 BEAT_MS: Final = 5000
-"""How old the heartbeat in a row may be while there are newer ones."""
 MAX_CANCELS: Final = 256
 
 Decide: TypeAlias = Callable[["Worker | None"], "Worker | None"]
@@ -60,6 +59,11 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(self.held.values())
 
     @property
+    def is_open(self) -> bool:
+        """Whether it may get more tasks, where it has room for them."""
+        return self.offline_ms is None and not self.gone and not self.draining
+
+    @property
     def status(self) -> Literal["idle", "busy", "draining", "offline"]:
         if self.offline_ms is not None or self.gone:
             return "offline"
@@ -81,14 +85,17 @@ class Registry:
         *,
         clock: Callable[[], int],
         shared: bool,
+        beat_ms: int = BEAT_MS,
         opened: Callable[[str], None] = lambda worker_id: None,
     ) -> None:
-        """``opened`` is called with a worker that may have tasks, and could not before, where that
-        was done by another process.
+        """``beat_ms`` is how old the heartbeat in a row may be while there are newer ones.
+        ``opened`` is called with a worker that may have tasks, and could not before, where it was
+        another process that said so, or its heartbeat.
         """
         self._store = store
         self._clock = clock
         self._shared = shared
+        self._beat_ms = beat_ms
         self._opened = opened
         self._rows: dict[str, Worker] = {}
         self._stored: dict[str, bytes] = {}
@@ -98,6 +105,10 @@ class Registry:
         self._put_at: dict[str, int] = {}
         """By worker: which of all puts was the last one; a read that began before it is older."""
         self._writing = trio.Lock()
+
+    def row(self, worker_id: str) -> Worker | None:
+        """As `get`, and faster; its heartbeat may be an older one."""
+        return self._rows.get(worker_id)
 
     def get(self, worker_id: str) -> Worker | None:
         """The worker as it was known last, those that are gone too."""
@@ -202,14 +213,18 @@ class Registry:
             row = self.get(worker_id)
             value = None if row is None else _encode(row)
             known = self._stored.get(worker_id)
-            while value != known:
-                there = await self._store.swap_row(TABLE, worker_id, value, known=known)
-                if there is None:
-                    self._stored.pop(worker_id, None)
-                else:
-                    self._stored[worker_id] = there
-                known = there
-            self._dirty.discard(worker_id)
+            self._dirty.discard(worker_id)  # it may change again while this is written
+            try:
+                while value != known:
+                    there = await self._store.swap_row(TABLE, worker_id, value, known=known)
+                    if there is None:
+                        self._stored.pop(worker_id, None)
+                    else:
+                        self._stored[worker_id] = there
+                    known = there
+            finally:
+                if value != known:
+                    self._dirty.add(worker_id)
 
     def beat(self, worker_id: str) -> None:
         """A sign of life, which its row learns of later."""
@@ -222,7 +237,10 @@ class Registry:
             row = self._rows.get(worker_id)
             if row is None:
                 self._beats.pop(worker_id, None)
-            elif beat_ms - row.heartbeat_ms >= BEAT_MS:
+            elif row.offline_ms is not None and not row.gone and beat_ms > row.offline_ms:
+                await self.change(worker_id, _beaten(beat_ms), durable=True)
+                self._opened(worker_id)
+            elif beat_ms - row.heartbeat_ms >= self._beat_ms:
                 await self.change(worker_id, _beaten(beat_ms))
         for worker_id in list(self._dirty):
             await self._write(worker_id)
@@ -244,7 +262,8 @@ class Registry:
                 return row
             if not has_room(row.capacity, row.used_slots, cost):
                 raise NoRoom(worker_id)
-            return replace(row, held={**row.held, task_id: cost})
+            cancels = {id_: reason for id_, reason in row.cancels.items() if id_ != task_id}
+            return replace(row, held={**row.held, task_id: cost}, cancels=cancels)
 
         await self.change(worker_id, decide)
 
@@ -258,6 +277,32 @@ class Registry:
 
         await self.change(worker_id, decide)
 
+    async def find_again(self, worker_id: str, task_id: str, cost: int, *, until_ms: int) -> None:
+        """The worker had this task before the table was lost: it has until ``until_ms`` to come
+        back, or to say that it has it still.
+        """
+
+        def decide(row: Worker | None) -> Worker:
+            now_ms = self._clock()
+            if row is None:
+                row = Worker(
+                    id=worker_id,
+                    rule=MatchRule(),
+                    capacity=1,
+                    weight=0.0,
+                    mode="pull",
+                    connected_ms=now_ms,
+                    heartbeat_ms=now_ms,
+                    offline_ms=now_ms,
+                    gone=True,
+                )
+            if task_id in row.held:
+                return row
+            held, orphans = {**row.held, task_id: cost}, {**row.orphans, task_id: until_ms}
+            return replace(row, held=held, orphans=orphans)
+
+        await self.change(worker_id, decide)
+
     async def reclaim(self, worker_id: str, task_ids: set[str]) -> None:
         """The worker has these tasks still."""
 
@@ -267,7 +312,7 @@ class Registry:
             left = {id_: ms for id_, ms in row.orphans.items() if id_ not in task_ids}
             return replace(row, orphans=left)
 
-        await self.change(worker_id, decide)
+        await self.change(worker_id, decide, durable=True)
 
     async def release(self, worker_id: str, task_id: str, *, reason: str | None = None) -> None:
         """Give the slots of a task back; ``reason`` is why the worker is to stop it."""
@@ -289,6 +334,9 @@ def _beaten(beat_ms: int) -> Decide:
     def decide(row: Worker | None) -> Worker | None:
         if row is None:
             return None
-        return replace(row, heartbeat_ms=max(beat_ms, row.heartbeat_ms))
+        offline_ms = row.offline_ms
+        if offline_ms is not None and not row.gone and beat_ms > offline_ms:
+            offline_ms = None  # it was the store, or a clock, that kept silent
+        return replace(row, heartbeat_ms=max(beat_ms, row.heartbeat_ms), offline_ms=offline_ms)
 
     return decide

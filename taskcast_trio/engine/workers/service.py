@@ -122,15 +122,15 @@ class Workers(Crew):
         """The connection has ended; ``clean``: the worker said so. Shielded, bounded in time."""
         worker_id = session.worker_id
         if self.dispatcher.sessions.get(worker_id) is session:
-            del self.dispatcher.sessions[worker_id]
+            self.dispatcher.leave(worker_id)
         with (
             trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_S),
             suppress(StoreUnavailable),  # its silence will tell
         ):
-            for task_id in list(session.offers):
-                await self.dispatcher.requeue(task_id)
             await self.leases.silence(worker_id, session.name, gone=clean)
             self.hints.worker(worker_id)
+            for task_id in list(session.offers):
+                await self.dispatcher.requeue(task_id)
 
     async def holds(
         self, worker_id: str, tasks: Sequence[Holding], *, since_ms: int | None = None
@@ -187,7 +187,9 @@ class Workers(Crew):
             _check_owner(row, owner)
         session = self.dispatcher.sessions.get(worker_id)
         offered = session is not None and session.offers.pop(task_id, None) is not None
-        self.dispatcher.asked(task_id, worker_id)
+        if row is not None:
+            self.dispatcher.asked(task_id, worker_id)
+            self.hints.declined(task_id, worker_id)
         had_it = await self.assignments.decline(worker_id, task_id, blacklist=blacklist)
         if had_it:
             await self.registry.release(worker_id, task_id)
@@ -243,6 +245,7 @@ class Workers(Crew):
         session = self.dispatcher.sessions.get(worker_id)
         if session is not None:
             session.close("deleted")
+        self.dispatcher.serve(worker_id)  # its pulls end
         self.hints.worker(worker_id)
 
     async def heartbeat(
@@ -318,6 +321,8 @@ class Workers(Crew):
                 if task is not None:
                     return task
                 if self._closed or trio.current_time() >= deadline:
+                    return None
+                if not self.leases.is_listed(self.registry.get(worker_id)):
                     return None
                 with trio.move_on_at(deadline):
                     await waiter.woken.wait()

@@ -200,10 +200,11 @@ class RedisBroadcast:
             tries = 1 if trio.current_time() - started > CHECK_S else tries + 1
             jitter = random.random()
             await trio.sleep(_AGAIN.delay_ms(tries, jitter=jitter) / 1000)
-            if self._sharded:
+            if not self._commands.undivided:
                 await self._commands.refresh()
                 self._changed.set()
-                if place not in set(map(self._commands.nodes.place_of, range(BUCKETS))):
+                heard = range(BUCKETS) if self._sharded else (0,)
+                if place not in set(map(self._commands.nodes.place_of, heard)):
                     del self._ears[place]
                     return
 
@@ -252,7 +253,10 @@ class RedisBroadcast:
             return
         record = commit.record
         if task_id in self._followed[bucket]:
-            self._heard_of[task_id] = (record.epoch, record.next_index)
+            there = (record.epoch, record.next_index)
+            if _is_cut(self._heard_of.get(task_id), there):
+                self._interrupt([task_id])
+            self._heard_of[task_id] = there
         if self._sink is not None:
             self._sink.committed(commit)
 
@@ -305,6 +309,7 @@ class RedisBroadcast:
 
     async def _check_positions(self, tasks: list[str]) -> None:
         keys = self._commands.keys
+        before = {task_id: self._heard_of.get(task_id) for task_id in tasks}
         replies = await self._commands.do_all(
             [
                 self._commands.plain(bucket_of(id_), "HMGET", keys.head(id_), "epoch", "next")
@@ -318,10 +323,16 @@ class RedisBroadcast:
                 continue
             there = GONE if epoch is None else (epoch.decode(), int(next_index))
             heard = self._heard_of.get(task_id, there if there is not GONE else None)
-            if heard is None or heard[0] != there[0] or heard[1] < there[1]:
+            lags = heard is None or heard[0] != there[0] or heard[1] < there[1]
+            if lags or _is_cut(before[task_id], there):
                 behind.append(task_id)
                 self._heard_of[task_id] = there
             else:
                 self._heard_of.setdefault(task_id, there)
         if behind:
             self._interrupt(behind)
+
+
+def _is_cut(known: Position | None, there: Position) -> bool:
+    """Whether a log has lost what was known of it, and gives its indexes anew."""
+    return known is not None and known[0] == there[0] and there[1] < known[1]

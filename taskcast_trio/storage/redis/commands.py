@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -256,9 +256,7 @@ class Commands:
             ended = True
         finally:
             if not ended:
-                for step in batch:
-                    if not step.done.is_set():
-                        step.settle(StoreUnavailable(CLOSED))
+                _closed(batch)
         self.up = exchange.connected
         again = [step for step in batch if not step.done.is_set()]
         if not again:
@@ -271,15 +269,22 @@ class Commands:
             if step.tries >= MAX_TRIES or step.connects >= MAX_CONNECTS:
                 step.settle(exchange.passing.get(step, error))
         again = [step for step in again if not step.done.is_set() and not step.abandoned]
-        if again and self._nursery is not None:
-            self._nursery.start_soon(self._again, again, exchange)
+        if again:
+            if self._nursery is None:
+                _closed(again)
+            else:
+                self._nursery.start_soon(self._again, again, exchange)
 
     async def _again(self, steps: list[Command], exchange: _Exchange) -> None:
         """Send once more what did not come to its end; at once where a connection just died."""
-        if exchange.passing or not exchange.connected:
-            await trio.sleep(RETRY_S)
-        if any(step.ask is None for step in steps) and (exchange.passing or not exchange.connected):
-            await self.refresh()
+        try:
+            if exchange.passing or not exchange.connected:
+                await trio.sleep(RETRY_S)
+                if any(step.ask is None for step in steps):
+                    await self.refresh()
+        except trio.Cancelled:
+            _closed(steps)
+            raise
         for step in steps:
             self._submit(step)
 
@@ -362,6 +367,12 @@ class _Exchange:
             else:
                 step.settle(reply)
         return unknown
+
+
+def _closed(steps: Iterable[Command]) -> None:
+    for step in steps:
+        if not step.done.is_set():
+            step.settle(StoreUnavailable(CLOSED))
 
 
 _KEY_COUNT: Final = bulk(TASK_KEY_COUNT)

@@ -113,8 +113,8 @@ class Ear:
             self._on_confirmed(bucket)
         elif kind in (b"unsubscribe", b"sunsubscribe"):
             self.confirmed.discard(bucket)
-            if bucket in self._asked:
-                # A cluster has moved it to another node.
+            if self._prefix and bucket in self._asked:
+                # A cluster has moved it to another node. (Elsewhere it was asked for once more.)
                 raise ConnectionError("the bucket has moved")
 
     async def _keep(self, connection: AbstractConnection, wake: asyncio.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import Any, cast
 
 import pytest
 import trio
@@ -11,12 +12,13 @@ from msgspec import UNSET, Raw
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
 from taskcast_trio.core.model import CreateTask, Draft, Transition
+from taskcast_trio.engine import Delivery, Gap
 from taskcast_trio.storage.redis import broadcast, ear
 from taskcast_trio.storage.redis.keys import bucket_of
 
 from .proxy import proxied
 from .server import running
-from .support import PATIENCE_S, Results, number, process
+from .support import PATIENCE_S, Process, Results, number, process
 
 
 @pytest.fixture
@@ -101,6 +103,20 @@ async def test_only_the_buckets_of_followed_tasks_are_subscribed_to(server, pref
                 assert len(await channels(server)) == 257
         await until(lambda: len(one.backend.broadcast._confirmed()) == 1)
         assert await channels(server) == {told}
+
+
+def test_a_bucket_that_is_left_and_wanted_again_at_once_costs_no_connection():
+    """The answer to having left it comes when it was asked for once more."""
+    confirmed: list[int] = []
+    one = ear.Ear(
+        "", cast(Any, None), ["c"], sharded=False, heard=lambda *_: None, confirmed=confirmed.append
+    )
+    one.confirmed.add(0)
+    one._asked.add(0)
+    one._take([b"unsubscribe", b"c", 0])
+    assert one.confirmed == set()
+    one._take([b"subscribe", b"c", 1])
+    assert confirmed == [0]
 
 
 async def test_every_task_of_another_process_is_followed_from_its_creation(url, prefix):
@@ -219,6 +235,41 @@ async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, m
                 await a.engine.publish("t", [number(1)])
                 await a.complete()
     results.assert_all_saw(3, 1)
+
+
+@pytest.mark.parametrize("noticed_by", ["listener", "announcement", "positions"])
+async def test_who_follows_a_log_that_has_lost_its_end_is_told_so(
+    server, prefix, quick, noticed_by
+):
+    """As after a failover, or a machine's end between two fsyncs: indexes are given anew."""
+    items: list[object] = []
+
+    async def follow(one: Process, *, task_status: trio.TaskStatus[None]) -> None:
+        async with one.engine.subscribe("t") as subscription:
+            task_status.started()
+            async for item in subscription:
+                items.append(item)
+
+    with trio.fail_after(PATIENCE_S), server.client() as client:
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(follow, b)
+                keys = client.keys(f"{prefix}:*:t")
+                before = {key: client.dump(key) for key in keys}
+                await a.engine.publish("t", [number(n) for n in range(9)])
+                await until(lambda: len(items) == 10 and b.backend.broadcast._heard_of)
+                for key, value in before.items():
+                    client.restore(key, 0, value, replace=True)
+                if noticed_by == "listener":
+                    client.client_kill_filter(_type="pubsub")
+                elif noticed_by == "announcement":
+                    await a.engine.publish("t", [number(42)])
+                await until(lambda: any(isinstance(item, Gap) for item in items))
+                await a.complete()
+    last = [item.entry for item in items if isinstance(item, Delivery)][-1]
+    assert last.type == "taskcast:status"
+    assert items[10] == Gap("log_replaced", replayed_from=0)
 
 
 async def test_a_store_that_was_emptied_ends_the_streams_of_its_tasks(server, prefix, quick):

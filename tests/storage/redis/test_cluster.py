@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import trio
 from redis.crc import key_slot
 
 from taskcast_trio.core.errors import NotFound, StoreUnavailable
-from taskcast_trio.storage.redis import open_redis
+from taskcast_trio.storage.redis import backend, open_redis
 from taskcast_trio.storage.redis.keys import Keys, bucket_of
 
 from ..support import NOW, append, draft, piece, read_all, task, text, value
@@ -91,6 +92,35 @@ async def test_what_is_published_at_one_process_reaches_the_others(nodes, prefix
             for id_ in ids:
                 await a.complete(id_)
     results.assert_all_saw(22, len(ids))
+
+
+async def test_a_listener_follows_to_another_node_where_announcements_are_not_sharded(
+    nodes, prefix, monkeypatch
+):
+    """As before Redis 7: one node is listened to for all, until it is no more."""
+    monkeypatch.setattr(backend, "SHARDED_SINCE", (99, 0))
+    with trio.fail_after(PATIENCE_S):
+        async with process(url_of(nodes), prefix) as one:
+            listener, placed = one.backend.broadcast, one.backend._commands.nodes
+            (old,) = listener._ears
+            other = next(placed.place_of(n) for n in range(256) if placed.place_of(n) != old)
+            connect = placed.connection
+
+            def connection(place: str) -> Any:
+                if place == old:
+                    raise ConnectionError("it is gone")
+                return connect(place)
+
+            monkeypatch.setattr(placed, "connection", connection)
+            monkeypatch.setattr(placed, "refresh", nothing)
+            monkeypatch.setattr(placed, "place_of", lambda bucket: other)
+            listener._ears[old].cut()
+            while set(listener._ears) != {other} or one.backend.link().pubsub != "up":  # noqa: ASYNC110
+                await trio.sleep(0.05)
+
+
+async def nothing() -> None:
+    """Runs on the asyncio side."""
 
 
 async def test_peers_count_limits_and_messages_work_in_a_cluster(nodes, prefix):

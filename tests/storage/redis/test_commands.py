@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from msgspec.structs import replace
 
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskExists
 from taskcast_trio.storage.bridge import open_bridge
 from taskcast_trio.storage.protocols import PARKED_MS, Timer
-from taskcast_trio.storage.redis import RedisBackend, open_redis
+from taskcast_trio.storage.redis import RedisBackend, commands, open_redis
 from taskcast_trio.storage.redis.keys import bucket_of
 
 from ..support import (
@@ -285,6 +286,29 @@ async def test_a_call_to_a_frozen_server_can_be_cancelled_and_the_store_closed_a
             with pytest.raises(StoreUnavailable, match="closed"):
                 await backend.store.get("t")
             assert trio.current_time() - started < LATE_S
+
+
+async def test_who_waits_to_ask_again_is_told_that_the_store_is_closed(server, prefix, monkeypatch):
+    monkeypatch.setattr(commands, "RETRY_S", PATIENCE_S)
+    said: list[str] = []
+
+    async def ask(backend: RedisBackend) -> None:
+        try:
+            await backend.store.get("t")
+        except StoreUnavailable as error:
+            said.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        async with through(server, prefix, timeout_s=PATIENCE_S) as (proxy, backend):
+            await backend.ping()
+            proxy.refuses = True
+            proxy.cut()
+            nursery.start_soon(ask, backend)
+            await trio.testing.wait_all_tasks_blocked(0.3)
+        with trio.fail_after(LATE_S):
+            while not said:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    assert "closed" in said[0]
 
 
 async def test_scripts_that_the_server_has_forgotten_are_sent_again(server, prefix):
