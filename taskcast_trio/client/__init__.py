@@ -19,8 +19,8 @@ from taskcast_trio.core.errors import (
 )
 
 from .assembling import Texts, TextTooLong, Update, assemble
-from .calls import draft
 from .client import AsyncTaskcastClient
+from .composing import draft
 from .errors import GatewayError, ResponseError, ServerUnavailable
 from .following import Gap, Received
 from .retries import NO_RETRIES, RetryPolicy

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import anyio
 import httpx
 
-from . import calls, ending
+from . import calls, ending, service_calls, streams
 from .async_port import AsyncCredentials, AsyncPort, AsyncToken
 from .following import Follow
 from .methods import described
@@ -133,18 +133,18 @@ class AsyncTaskcastClient:
     restore = _asked(calls.restore)
     request = _asked(calls.request)
     resolve = _asked(calls.resolve)
-    webhooks = _asked(calls.webhooks)
-    deliveries = _asked(calls.deliveries)
-    redeliver = _asked(calls.redeliver)
-    workers = _asked(calls.workers)
-    worker = _asked(calls.worker)
-    set_worker_status = _asked(calls.set_worker_status)
-    delete_worker = _asked(calls.delete_worker)
-    ticket = _asked(calls.ticket)
-    ping = _asked(calls.ping)
-    health = _asked(calls.health)
-    ready = _asked(calls.ready)
+    webhooks = _asked(service_calls.webhooks)
+    deliveries = _asked(service_calls.deliveries)
+    redeliver = _asked(service_calls.redeliver)
+    workers = _asked(service_calls.workers)
+    worker = _asked(service_calls.worker)
+    set_worker_status = _asked(service_calls.set_worker_status)
+    delete_worker = _asked(service_calls.delete_worker)
+    ticket = _asked(service_calls.ticket)
+    ping = _asked(service_calls.ping)
+    health = _asked(service_calls.health)
+    ready = _asked(service_calls.ready)
     run = _ran(ending.run)
     publisher = _published(ending.publisher)
-    subscribe = _followed(calls.subscribe)
-    subscribe_all = _followed(calls.subscribe_all)
+    subscribe = _followed(streams.subscribe)
+    subscribe_all = _followed(streams.subscribe_all)

@@ -83,11 +83,9 @@ def answered(call: Call[T], policy: RetryPolicy) -> Flow[T]:
     Raises:
         TaskcastError: what the last try came to.
     """
-    request, safe = call.request, call.repeat == "safe"
-    if call.repeat == "keyed":
-        if KEY not in request.headers and policy.tries > 1:
-            request = replace(request, headers={**request.headers, KEY: uuid4().hex})
-        safe = KEY in request.headers
+    request, safe = call.request, call.repeat != "refused"
+    if call.repeat == "keyed" and KEY not in request.headers and policy.tries > 1:
+        request = replace(request, headers={**request.headers, KEY: uuid4().hex})
     failed, unknown, renewed = 0, False, False
     while True:
         try:

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
-from .calls import draft
+from .composing import draft
 from .ending import END_S, LEFT, Plan, completed, ended, running, untold
 from .outbox import Outbox, delivered
 

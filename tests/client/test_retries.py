@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from taskcast_trio.client import GatewayError, RateLimited, RetryPolicy, ServerUnavailable, calls
+from taskcast_trio.client import (
+    GatewayError,
+    RateLimited,
+    RetryPolicy,
+    ServerUnavailable,
+    calls,
+    draft,
+    service_calls,
+)
 from taskcast_trio.client.errors import ResponseError
 from taskcast_trio.client.retries import KEY, Call, answered
 from taskcast_trio.client.steps import Flow, Renew, Reply, Request, Send, Sleep
@@ -119,8 +127,8 @@ def test_what_has_no_key_is_repeated_only_where_nothing_can_have_happened() -> N
 
 
 def test_events_that_are_counted_need_no_key() -> None:
-    counted = calls.draft("n", 0, client_id="c", client_seq=0)
-    plain = calls.draft("n", 0)
+    counted = draft("n", 0, client_id="c", client_seq=0)
+    plain = draft("n", 0)
     stored = reply(201, [])
     sent = play(calls.publish_many("t", [counted]), LOST, stored).sent
     assert [KEY in request.headers for request in sent] == [False, False]
@@ -203,4 +211,4 @@ def test_every_answer_has_its_error(
 
 def test_readiness_is_an_answer_also_where_it_is_no() -> None:
     body = {"ok": False, "dependencies": {}, "draining": True}
-    assert play(calls.ready(), reply(503, body)).result.ok is False
+    assert play(service_calls.ready(), reply(503, body)).result.ok is False

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Raw, UnsetType
 
-from taskcast_trio.core.archive import compact, restore
+from taskcast_trio.core.archive import compact, expected_seqs, restore
 from taskcast_trio.core.entry import Entry, commit
 from taskcast_trio.core.errors import BadRequest
 from taskcast_trio.core.jsontext import parse
@@ -23,6 +23,7 @@ from taskcast_trio.core.model import (
     Cleanup,
     Draft,
     Event,
+    ImportArchive,
     ImportTask,
     SeriesMode,
     Task,
@@ -410,3 +411,38 @@ def test_overwrite_is_true_or_false() -> None:
     assert parse(b'{"archive":%b,"overwrite":true}' % text, ImportTask).overwrite is True
     with pytest.raises(BadRequest, match=r"\$\.overwrite"):
         parse(b'{"archive":%b,"overwrite":"yes"}' % text, ImportTask)
+
+
+@pytest.mark.parametrize(
+    ("event", "place"),
+    [
+        ({"clientId": "me"}, "clientSeq"),
+        ({"clientSeq": 1}, "clientId"),
+        ({"clientId": "me", "clientSeq": 1.5}, "clientSeq"),
+        ({"clientId": "me", "clientSeq": -1}, "clientSeq"),
+        ({"clientId": "a\n", "clientSeq": 1}, "clientId"),
+    ],
+)
+def test_an_event_that_is_counted_by_halves_is_refused_at_its_place(event: Any, place: str) -> None:
+    with pytest.raises(BadRequest, match=rf"`\$\.archive\.events\[0\]\.{place}`"):
+        take(archive_with({**EVENT, **event}))
+
+
+def test_events_keep_what_they_are_counted_by() -> None:
+    _, [event] = take(archive_with({**EVENT, "clientId": "me", "clientSeq": 3.0}))
+    assert (event.client_id, event.client_seq) == ("me", 3)
+    assert isinstance(event.client_seq, int)
+
+
+@pytest.mark.parametrize(
+    ("publisher", "place"),
+    [
+        ({"clientId": "", "expectedSeq": 1}, "clientId"),
+        ({"clientId": "me", "expectedSeq": 0}, "expectedSeq"),
+        ({"clientId": "me", "expectedSeq": 2**53 + 2}, "expectedSeq"),
+    ],
+)
+def test_a_publisher_that_can_not_be_is_refused_at_its_place(publisher: Any, place: str) -> None:
+    text = msgspec.json.encode(archive_with(publishers=[publisher]))
+    with pytest.raises(BadRequest, match=rf"`\$\.archive\.publishers\[0\]\.{place}`"):
+        expected_seqs(msgspec.json.decode(text, type=ImportArchive))

@@ -29,6 +29,7 @@ T = TypeVar("T")
 BATCH_STEPS: Final = 512
 QUEUED_STEPS: Final = 4 * BATCH_STEPS
 _HEADS_BYTES: Final = 32 * 1024 * 1024
+_PUBLISHER_BYTES: Final = 256
 
 
 class _Job:
@@ -167,7 +168,8 @@ class Writer:
                 if head is None:
                     self._heads.drop(task_id)
                 else:
-                    self._heads.put(task_id, head, head.weight)
+                    weight = head.weight + _PUBLISHER_BYTES * len(head.publishers or ())
+                    self._heads.put(task_id, head, weight)
             self._sweeping = self._sweeping or batch.dropped or self._unswept
             self._committed(batch)
         if written.failed:
