@@ -15,7 +15,7 @@ from taskcast_trio.cli.cleanup import cleanup
 from taskcast_trio.cli.completion import completion
 from taskcast_trio.cli.config import config
 from taskcast_trio.cli.doctor import doctor
-from taskcast_trio.cli.failures import CLOSED_PIPE, EXIT_STATUSES, INTERRUPTED
+from taskcast_trio.cli.failures import CLOSED_PIPE, EXIT_STATUSES, INTERRUPTED, Failed
 from taskcast_trio.cli.logs import logs, tail
 from taskcast_trio.cli.migrate import migrate
 from taskcast_trio.cli.node import node
@@ -43,18 +43,24 @@ class DefaultGroup(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; Ctrl-C and a reader that has left end it without a word."""
+        """Run the command; Ctrl-C and a reader that has left end it without a word.
+
+        Raises:
+            Failed: the system does not let it, as where the disk of the output is full.
+        """
         _never_refuse_to_print()
         try:
             found = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
         except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
             _forget_stdout()
-            ctx.exit(CLOSED_PIPE)
+            if error.errno == errno.EPIPE:
+                ctx.exit(CLOSED_PIPE)
+            place = f"{error.filename}: " if error.filename else ""
+            raise Failed(f"{place}{error.strerror or error}") from error
         return found
 
 
@@ -69,7 +75,7 @@ def _forget_stdout() -> None:
     """Let what is left in the buffer go nowhere: Python would complain of it at its end."""
     try:
         number = sys.stdout.fileno()
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)

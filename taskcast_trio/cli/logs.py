@@ -242,8 +242,8 @@ async def _end_with_reader() -> None:
     try:
         number = sys.stdout.fileno()
         is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
-    except (OSError, ValueError):
-        return
+    except (OSError, ValueError, AttributeError):
+        return  # not of a process of its own, or closed
     if not is_pipe:
         return
     while True:

@@ -18,7 +18,7 @@ from taskcast_trio.cli.nodes import (
     open_to_others,
     read_nodes,
 )
-from taskcast_trio.cli.output import Out
+from taskcast_trio.cli.output import Out, is_terminal
 from taskcast_trio.cli.server import check_token, check_url
 
 MAX_TOKEN_BYTES = 1 << 20
@@ -151,9 +151,10 @@ def token(name: str, show: bool, forget: bool, out: Out) -> None:
 
 
 def _read_token(name: str) -> str:
-    if sys.stdin.isatty():
+    if is_terminal(sys.stdin):
         return str(click.prompt(f"Token for {name}", hide_input=True, err=True))
-    text = sys.stdin.buffer.read(MAX_TOKEN_BYTES).decode(errors="replace")
+    data = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
+    text = data.decode(errors="replace")
     if not text.strip():
         raise Failed("no token came on stdin", USAGE)
     return text

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 import msgspec
@@ -28,7 +28,7 @@ class Out:
     @property
     def is_terminal(self) -> bool:
         """Whether a person sees the output as it comes."""
-        return sys.stdout.isatty()
+        return is_terminal(sys.stdout)
 
     @property
     def colored(self) -> bool:
@@ -49,7 +49,7 @@ class Out:
 
     def note(self, text: str) -> None:
         """A line beside the output: on stderr."""
-        dim = sys.stderr.isatty() and not self.no_color and not os.environ.get("NO_COLOR")
+        dim = is_terminal(sys.stderr) and not self.no_color and not os.environ.get("NO_COLOR")
         click.echo(click.style(text, dim=True) if dim else text, err=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -84,7 +84,7 @@ class Out:
 
         What it yields replaces the text. ``quiet``: the terminal is used for something else.
         """
-        if not sys.stderr.isatty() or self.as_json or quiet:
+        if not is_terminal(sys.stderr) or self.as_json or quiet:
             yield lambda _: None
             return
         from rich.console import Console
@@ -106,10 +106,16 @@ STATUS_STYLES: Final = {
 }
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether it is one; a stream that was closed before the start is None."""
+    return stream is not None and stream.isatty()
+
+
 def write(text: bytes) -> None:
     """Write bytes to stdout, and let them go at once."""
-    sys.stdout.buffer.write(text)
-    sys.stdout.buffer.flush()
+    if sys.stdout:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
 
 
 def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:

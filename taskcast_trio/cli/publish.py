@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.cli.connect import server_options, talk
 from taskcast_trio.cli.failures import INTERRUPTED, USAGE, Failed, printable
-from taskcast_trio.cli.output import Out
+from taskcast_trio.cli.output import Out, is_terminal
 from taskcast_trio.cli.server import Server
 from taskcast_trio.core import jsontext
 from taskcast_trio.core.errors import BadRequest
@@ -124,7 +124,7 @@ def publish(
     from taskcast_trio.cli.interruption import interruptible
 
     feed: Feed
-    is_typed = bool(sys.stdin) and sys.stdin.isatty() and not single
+    is_typed = is_terminal(sys.stdin) and not single
     if single:
         feed = OneEvent(draft(UNSET if data is None else _json(data)))
     elif type_ is None:

@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from taskcast_trio.cli.connect import server_options, talk
 from taskcast_trio.cli.failures import OK, USAGE, Failed, failure_of, printable
-from taskcast_trio.cli.output import STATUS_STYLES, Out, moment
+from taskcast_trio.cli.output import STATUS_STYLES, Out, is_terminal, moment
 from taskcast_trio.cli.server import Server
 from taskcast_trio.core.model import Event, Status, Task, TaskError
 
@@ -185,7 +185,7 @@ def cancel(tasks: tuple[str, ...], reason: str | None, server: Server, out: Out)
 def delete(tasks: tuple[str, ...], yes: bool, server: Server, out: Out) -> None:
     """Remove TASKS and their events for good."""
     if not yes:
-        if not (sys.stdin and sys.stdin.isatty()):
+        if not is_terminal(sys.stdin):
             raise Failed("there is nobody to ask: --yes deletes without", USAGE)
         named = printable(tasks[0]) if len(tasks) == 1 else f"{len(tasks)} tasks"
         click.confirm(f"Delete {named} and all events at {server.url}?", abort=True, err=True)

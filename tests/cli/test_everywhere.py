@@ -131,3 +131,28 @@ def test_the_script_of_bash_is_one_that_bash_takes(runner: CliRunner, tmp_path: 
     script = tmp_path / "script"
     script.write_text(runner.invoke(main, ["completion", "bash"]).stdout)
     subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "says"),
+    [
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+        ("> /dev/full", 1, "Error: No space left on device\n"),
+        ("| true", 141, ""),
+    ],
+)
+@pytest.mark.parametrize("what", ["config show", "config show --json", "node list"])
+def test_an_output_that_takes_nothing_is_no_traceback(
+    clean: Path, redirection: str, status: int, says: str, what: str
+) -> None:
+    nodes = clean / ".config" / "taskcast" / "nodes.json"
+    nodes.parent.mkdir(parents=True)
+    nodes.write_text('{"nodes": {"a": {"url": "http://a"}}}')
+    nodes.chmod(0o600)
+    script = f"{sys.executable} -m taskcast_trio {what} {redirection}; exit ${{PIPESTATUS[0]}}"
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(clean), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, says)
