@@ -212,3 +212,17 @@ def test_every_answer_has_its_error(
 def test_readiness_is_an_answer_also_where_it_is_no() -> None:
     body = {"ok": False, "dependencies": {}, "draining": True}
     assert play(service_calls.ready(), reply(503, body)).result.ok is False
+
+
+def every(of: type[TaskcastError]) -> list[type[TaskcastError]]:
+    below = [each for each in of.__subclasses__() if each.__module__ == of.__module__]
+    return [each for kind in below for each in (kind, *every(kind))]
+
+
+@pytest.mark.parametrize("kind", every(TaskcastError))
+def test_every_error_of_the_server_is_raised_as_itself(kind: type[TaskcastError]) -> None:
+    refusal = [refused(kind.status, kind.code)]
+    unrenewed = [False] if issubclass(kind, Unauthorized) else []
+    raised = play(READ, *refusal, *unrenewed, policy=RetryPolicy(tries=1)).raised
+    assert type(raised) is kind
+    assert str(raised) == "e"
