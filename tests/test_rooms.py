@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "cli": {"cli", "server", "engine", "storage", "client", "core", "config", "logs"},
     "testing": {"testing", "server", "engine", "storage", "client", "core", "config"},
     # The facade and `python -m`: what a user of the package sees first.
-    "__init__": {"engine", "core", "config"},
+    "__init__": {"server.background", "server.mount", "engine", "core", "config"},
     "__main__": {"cli"},
 }
 ANYWHERE = {"__version__"}

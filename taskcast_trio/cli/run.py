@@ -27,20 +27,14 @@ from taskcast_trio.logs import ACCESS_LOG, PlainLines, access_lines, setup_loggi
 from taskcast_trio.server.access import AccessLog
 from taskcast_trio.server.app import create_app
 from taskcast_trio.server.connection import GuardStats
-from taskcast_trio.server.serve import (
-    ServeOptions,
-    StartupFailedError,
-    run_until_signal,
-    serve,
-)
+from taskcast_trio.server.options import reachable, serve_options
+from taskcast_trio.server.serve import StartupFailedError, run_until_signal, serve
 from taskcast_trio.storage.protocols import StoreRefused
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_HUNG: Final = 70
 FLUSH_EVERY_S: Final = 0.2
-BODY_PAUSE_S: Final = 30.0
-"""At least: where the time of the whole body is shorter, it is the application that answers."""
 WATCHDOG_MARGIN_S: Final = 10.0
 """How long after the grace period a process that has not ended is ended without ceremony."""
 
@@ -100,28 +94,6 @@ async def _supervise(loaded: Loaded, config: Config, new_admin_token: str | None
         )
     except OSError as error:
         raise CannotListen(_explain(error, config.listen_host, config.port)) from error
-
-
-def serve_options(config: Config, *, listening: tuple[int, ...] = ()) -> ServeOptions:
-    """How a configuration asks to listen and what to bear with."""
-    server = config.server
-    return ServeOptions(
-        host=config.listen_host,
-        port=config.port,
-        listening=listening,
-        backlog=server.backlog,
-        max_connections=config.limits.connections,
-        write_timeout_s=server.write_timeout_seconds,
-        header_timeout_s=server.header_timeout_seconds,
-        body_pause_s=max(BODY_PAUSE_S, server.body_timeout_seconds),
-        header_bytes=config.limits.header_bytes,
-        keep_alive_timeout_s=server.keep_alive_timeout_seconds,
-        grace_s=server.grace_seconds,
-        certfile=server.cert_file,
-        keyfile=server.key_file,
-        http2=server.http2,
-        http=config.http,
-    )
 
 
 async def _serve(
@@ -233,7 +205,7 @@ def with_admin_token(config: Config) -> tuple[Config, str | None]:
 def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) -> str:
     """Say what is used and where it listens, in a few lines."""
     config = loaded.config
-    here = urls[0].replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")
+    here = reachable(urls[0])
     auth = "none (no token is asked for)" if config.auth.mode == "none" else config.auth.mode
     lines = [
         ("listening", ", ".join(urls)),

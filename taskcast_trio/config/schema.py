@@ -29,66 +29,96 @@ class Jwt(Section, frozen=True):
     algorithm: Literal["HS256", "HS384", "HS512", "RS256", "ES256", "ES384", "ES512", "EdDSA"] = (
         "HS256"
     )
+    """The one algorithm that is accepted."""
     secret: Secret | None = None
+    """For HS256, HS384 and HS512: at least 32 bytes."""
     public_key: Secret | None = None
-    """PEM. Hidden like a secret, since a private key pasted here by mistake would be one."""
+    """For the others: a PEM text. Hidden like a secret, since a private key pasted here by mistake
+    would be one."""
     public_key_file: str | None = None
+    """A file with that PEM text."""
     jwks_file: str | None = None
+    """A file with a JSON Web Key Set."""
     jwks_url: SecretUrl | None = None
+    """Where a JSON Web Key Set is fetched from."""
     jwks_cache_seconds: Seconds = 300.0
+    """How long a fetched set is used before it is fetched again."""
     leeway_seconds: SecondsOrZero = 0.0
     """Forgiven to clocks that disagree about ``exp`` and ``nbf``."""
     require: tuple[str, ...] = ()
     """Claims that a token must have."""
     issuer: str | None = None
+    """What ``iss`` has to be, if given."""
     audience: str | None = None
+    """What ``aud`` has to be, or to hold, if given."""
 
 
 class Auth(Section, frozen=True):
     mode: Literal["none", "jwt", "custom"] = "none"
+    """Who may call: none, everybody, and then only this machine can; jwt, whoever has a token;
+    custom, whoever a callable of yours says."""
     custom: str | None = None
-    """``module:callable``: see :mod:`taskcast_trio.server.auth`."""
+    """That callable, as ``module:callable``."""
     custom_timeout_seconds: Seconds = 10.0
+    """How long it may take; then the request is a 503."""
     stream_expiry_grace_seconds: SecondsOrZero = 60.0
+    """How long a stream may go on after the token that opened it has expired."""
     jwt: Jwt = Jwt()
 
 
 class TrustedService(Section, frozen=True):
     name: str
+    """By what logs and limits know it."""
     key: Secret
+    """What it sends as ``X-Taskcast-Service-Key``."""
     scope: tuple[str, ...] = ()
+    """Its scopes, as a token has them."""
     task_ids: tuple[str, ...] | Literal["*"] | None = None
+    """The tasks it is limited to; without, or with ``*``, all."""
 
 
 class WorkerDefaults(Section, frozen=True):
     heartbeat_interval_ms: Ms = 30_000
+    """How often a worker is to give a sign of life."""
     heartbeat_timeout_ms: Ms | None = None
-    """None: three times the interval, at least 90000."""
+    """After what silence it counts as lost. Without: three times the interval, at least 90000."""
     offer_timeout_ms: Ms = 10_000
+    """How long a worker that is asked may think before the next one is."""
     disconnect_policy: Literal["reassign", "mark", "fail"] = "reassign"
+    """What becomes of the tasks of a lost worker: they are handed on, only marked, or failed."""
     disconnect_grace_ms: Ms = 30_000
+    """How long a lost worker has to come back before that."""
     assign_mode: Literal["external", "pull", "ws-offer", "ws-race"] = "external"
+    """Of tasks that do not say."""
 
 
 class Workers(Section, frozen=True):
     enabled: bool = False
+    """Whether there are the routes under ``/workers``, and tasks are handed out."""
     defaults: WorkerDefaults = WorkerDefaults()
 
 
 class BroadcastAdapter(Section, frozen=True):
     provider: Literal["memory", "redis"] | None = None
+    """Has no effect: each storage brings its own."""
     url: SecretUrl | None = None
+    """The same as ``redis.url``."""
 
 
 class ShortTermAdapter(Section, frozen=True):
     provider: Storage | None = None
+    """The same as ``storage``."""
     url: SecretUrl | None = None
+    """The same as ``redis.url``."""
     path: str | None = None
+    """The same as ``dbPath``."""
 
 
 class LongTermAdapter(Section, frozen=True):
     provider: Literal["postgres"] | None = None
+    """Needs the URL."""
     url: SecretUrl | None = None
+    """The same as ``postgres.url``."""
 
 
 class Adapters(Section, frozen=True):
@@ -101,6 +131,9 @@ class Adapters(Section, frozen=True):
 
 class Redis(Section, frozen=True):
     url: SecretUrl | None = None
+    """Selects storage redis by itself. Also ``rediss://``,
+    ``redis+sentinel://host:port,host:port/service/0`` and ``redis+cluster://host:port,host:port``.
+    """
     prefix: str = "taskcast"
     """Of every key, so that several servers can share one Redis and not meet."""
     max_connections: Count = 2
@@ -118,32 +151,44 @@ class Sqlite(Section, frozen=True):
 
 class Postgres(Section, frozen=True):
     url: SecretUrl | None = None
+    """Turns the archive on."""
     max_connections: Count = 10
+    """Of each process."""
     timeout_seconds: Seconds = 5.0
     """For an answer of the database, the wait for a free connection included."""
 
 
 class StorageLifecycle(Section, frozen=True):
     hot_retention_enabled: bool = True
+    """Whether a task that has ended and is archived leaves the short-term store."""
     hot_retention_terminal_seconds: Seconds = 86_400.0
-    """How long a task that has ended and is archived stays in the short-term store."""
+    """How long after its end."""
     hot_retention_idle_seconds: Seconds = 86_400.0
+    """Without effect in this version."""
     rehydrate_replay_events: Count = 1000
+    """Without effect in this version."""
     storage_lock_ttl_seconds: Seconds = 30.0
+    """Without effect in this version."""
     ttl_sweep_interval_seconds: Seconds = 60.0
+    """Without effect in this version."""
     ttl_sweep_batch_size: Count = 100
+    """Without effect in this version."""
 
 
 class Cleanup(Section, frozen=True):
     rules: tuple[dict[str, Any], ...] = ()
-    """What is removed of tasks that have ended: see :mod:`taskcast_trio.core.cleanup`."""
+    """What is removed of tasks that have ended, as in the README under Cleanup and retention."""
 
 
 class Retry(Section, frozen=True):
     retries: Annotated[int, Meta(ge=0, le=100)] = 3
+    """How often an event is tried again."""
     backoff: Literal["fixed", "linear", "exponential"] = "exponential"
+    """How the wait grows from try to try."""
     initial_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 1000
+    """The first wait."""
     max_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] = 30_000
+    """The longest."""
     timeout_ms: Annotated[int, Meta(ge=1, le=60_000)] = 5000
     """Of one try as a whole."""
 
@@ -152,8 +197,8 @@ class Webhook(Section, frozen=True):
     default_retry: Retry = Retry()
     """For what the ``retry`` of a webhook does not say."""
     allow_private: bool | None = None
-    """Whether receivers may be on this machine and in private networks. None: while auth.mode is
-    none."""
+    """Whether receivers may be on this machine and in private networks. Without: while
+    ``auth.mode`` is none."""
     allow: tuple[str, ...] = ()
     """Networks and hosts that may be connected to all the same: 10.1.0.0/16, hooks.internal,
     *.internal."""
@@ -167,10 +212,16 @@ class Webhook(Section, frozen=True):
 
 class Limits(Section, frozen=True):
     body_bytes: Count = 1_048_576
+    """Of a request's body; NDJSON is limited by its lines. Beyond it 413."""
     import_bytes: Count = 67_108_864
+    """Of the body of ``POST /tasks/import``."""
     batch_events: Count = 1000
+    """Of one request, or one WebSocket message."""
     json_depth: Annotated[int, Meta(ge=1, le=512)] = 128
+    """How deep a body may be nested."""
     connections: Count = 10_000
+    """Open at once, of each process; what is over is closed. Lowered to what the limit of open
+    files leaves room for."""
     header_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 32_768
     """Of a request's head; beyond it 431."""
     requests_per_second: Count = 100_000
@@ -180,7 +231,9 @@ class Limits(Section, frozen=True):
     streams: Count = 50_000
     """Open at once in one process, as they take its memory; so with those of one caller."""
     streams_per_caller: Count = 20_000
+    """Of one caller."""
     task_events: Count = 10_000_000
+    """In the log of one task."""
     task_bytes: Annotated[int, Meta(ge=1024, le=1 << 50)] = 1 << 30
     """Of the data of one task's events, as stored."""
     task_subscribers: Count = 20_000
@@ -201,35 +254,47 @@ class Publish(Section, frozen=True):
 
 class Sse(Section, frozen=True):
     keepalive_seconds: Seconds = 15.0
+    """Silence after which a stream of a task is sent a comment."""
     retry_ms: Ms = 2000
+    """After what time clients are told to come back when a stream breaks."""
     global_keepalive_seconds: Seconds = 30.0
     """Silence after which ``GET /events`` sends a keepalive."""
 
 
 class Server(Section, frozen=True):
     write_timeout_seconds: Seconds = 30.0
+    """How long a peer may take for 64 KiB before it is cut."""
     header_timeout_seconds: Seconds = 10.0
+    """How long the head of a request may take."""
     body_timeout_seconds: Seconds = 10.0
+    """How long a whole body may take; then 408. NDJSON may take its time."""
     keep_alive_timeout_seconds: Seconds = 10.0
+    """How long an idle connection is kept."""
     grace_seconds: Seconds = 10.0
     """How long a drain may take after SIGTERM."""
     backlog: Count = 4096
+    """Connections that may wait to be accepted."""
     http2: bool = False
     """Over TLS only."""
     cert_file: str | None = None
+    """A PEM file; with the key's it turns TLS on."""
     key_file: str | None = None
+    """Its private key, a PEM file."""
 
 
 class Cors(Section, frozen=True):
     origins: tuple[str, ...] = ()
-    """Empty: no CORS headers at all."""
+    """Those of other sites whose pages may call, as ``https://app.example``, or ``*``. Without: no
+    CORS headers at all."""
     credentials: bool = False
+    """Whether browsers may send cookies; not with origin ``*``."""
     headers: tuple[str, ...] = (
         "authorization",
         "content-type",
         "idempotency-key",
         "last-event-id",
     )
+    """Header fields that another origin's page may send."""
 
 
 class Fanout(Section, frozen=True):
@@ -241,22 +306,30 @@ class Config(Section, frozen=True):
     """The whole configuration. ``Config()`` is a working default; ``repr`` shows no secret."""
 
     port: Port = 3721
+    """To listen on; 0 takes a free one."""
     host: str | None = None
-    """None: see :attr:`listen_host`."""
+    """Address to listen on. Without: 127.0.0.1 while ``auth.mode`` is none, else all interfaces."""
     log_level: LogLevel = "info"
+    """What is logged: this and what weighs more."""
     http: Literal["httptools", "h11"] = "httptools"
     """Who parses HTTP/1.1: httptools, the fast one, or h11 through Hypercorn's own protocol."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1
     """Server processes on the one port; more than one needs storage redis."""
     storage: Storage = "memory"
+    """Where tasks are kept until they are archived, if they are."""
     require_durable: bool = False
     """Whether to refuse a store that loses what it acknowledged when its machine restarts."""
     db_path: str = "./taskcast.db"
+    """The file of storage sqlite."""
     admin_api: bool = False
+    """Whether there are the routes under ``/admin``."""
     admin_token: Secret | None = None
+    """What they ask for. Without, one is made at each start, and shown."""
     auto_migrate: bool = False
+    """Whether the start brings the schema of PostgreSQL up to date."""
     auth: Auth = Auth()
     trusted_services: tuple[TrustedService, ...] = ()
+    """Services that are known by a key: a list of ``name``, ``key``, ``scope`` and ``taskIds``."""
     workers: Workers = Workers()
     adapters: Adapters = Adapters()
     redis: Redis = Redis()

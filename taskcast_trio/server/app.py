@@ -56,7 +56,7 @@ def create_app(
     the one that ``auth.custom`` names is used, and without that every caller is refused.
 
     It can be served by Hypercorn (see ``server.serve``), mounted under a prefix (``root_path``) of
-    another app, or called in memory. It starts no task of its own.
+    another app (see ``server.mount``), or called in memory. It starts no task of its own.
 
     Raises:
         ConfigError: what the configuration says of authentication can't work.

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from taskcast_trio import __version__
@@ -41,7 +41,8 @@ def register(app: QuartTrio, runtime: Runtime) -> None:
 
     @app.get("/")
     async def root() -> Response:
-        return answers.json({**about, "links": links})
+        base = request.root_path
+        return answers.json({**about, "links": {name: base + path for name, path in links.items()}})
 
     @app.get("/health")
     async def health() -> Response:

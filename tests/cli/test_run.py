@@ -24,6 +24,7 @@ from taskcast_trio.cli.run import arm_watchdog, banner, run
 from taskcast_trio.config import Auth, Config, Loaded
 from taskcast_trio.config.schema import Limits, Redis, Server
 from taskcast_trio.config.secret import SecretUrl
+from taskcast_trio.server.options import serve_options
 
 ROOT = Path(run_module.__file__).parents[2]
 
@@ -203,7 +204,7 @@ def test_the_limits_of_heads_and_bodies_reach_the_connections(
     body_timeout_s: float, pause_s: float
 ) -> None:
     """A connection is never less patient with a body than the application."""
-    options = run_module.serve_options(
+    options = serve_options(
         Config(limits=Limits(header_bytes=2048), server=Server(body_timeout_seconds=body_timeout_s))
     )
     assert (options.header_bytes, options.body_pause_s) == (2048, pause_s)
