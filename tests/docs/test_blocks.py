@@ -58,6 +58,7 @@ threading.Thread(target=ask, daemon=True).start()
 """
 GIVEN = {
     ("docs/webhooks.md", "from standardwebhooks import Webhook"): RECEIVED,
+    ("README.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
     ("docs/workers.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
 }
 """What fragments take as given."""
