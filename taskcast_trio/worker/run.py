@@ -56,6 +56,7 @@ class Run:
         self._client = client
         self._grace_s = grace_s
         self._answered: str | None = None
+        self._gave_up = False
 
     @property
     def attempt(self) -> int:
@@ -137,18 +138,25 @@ class Run:
             resume_after_ms=UNSET if resume_after_s is None else round(resume_after_s * 1000),
         )
         await self._emitter.flush()
+        await self.settle()
         try:
             blocked = await self._move(change)
             return await self._hold.patiently(lambda: self._answer(blocked.updated_at))
         except trio.Cancelled:
             if not self._hold.cancelled.is_set():
+                self._gave_up = True
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + UNBLOCK_S):
-                    await self._unblock()
+                    await self.settle()
             raise
 
-    async def _unblock(self) -> None:
-        with suppress(TaskcastError):  # it was answered meanwhile, or never blocked, or is lost
-            await self._move(Transition(status="running"))
+    async def settle(self) -> None:
+        """Take back the request of a :meth:`block` that was cancelled, where that is still to do:
+        the server may have been away. The worker does it before it says how the handler ended.
+        """
+        if self._gave_up:
+            with suppress(TaskcastError):  # it was answered meanwhile, or never blocked, or is lost
+                await self._move(Transition(status="running"))
+            self._gave_up = False
 
     async def _answer(self, since_ms: int) -> Any:
         """The first answer that is no older than the request, and was not given before."""

@@ -89,13 +89,14 @@ class Work:
         hold.busy = False
         if hold.lost is not None:
             raise TaskLost(hold.task_id, hold.lost)
-        await self._say(hold, emitter, end)
+        await self._say(hold, run, end)
 
-    async def _say(self, hold: Hold, emitter: Emitter, end: Transition | Decline) -> None:
+    async def _say(self, hold: Hold, run: Run, end: Transition | Decline) -> None:
         """The last of what was emitted, and then how the task ended."""
         try:
-            await emitter.flush()
+            await run.flush()
             if isinstance(end, Transition):
+                await run.settle()
                 await self._move(hold, end)
         except TaskLost:
             raise

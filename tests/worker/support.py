@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
@@ -88,7 +88,7 @@ class Relay:
                     nonlocal asked
                     while data := await self._some(near):
                         asked = data
-                        await far.send_all(data)
+                        await self._give(far, data)
                     scope.cancel()
 
                 async with trio.open_nursery() as nursery:
@@ -98,8 +98,12 @@ class Relay:
                             self.lose = None
                             self.lost += 1
                             break
-                        await near.send_all(data)
+                        await self._give(near, data)
                     scope.cancel()
+
+    async def _give(self, stream: trio.SocketStream, data: bytes) -> None:
+        with suppress(trio.BrokenResourceError):  # its end is read next
+            await stream.send_all(data)
 
     async def _some(self, stream: trio.SocketStream) -> bytes:
         try:

@@ -170,6 +170,34 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
         nursery.cancel_scope.cancel()
 
 
+async def test_a_block_that_is_given_up_while_the_server_is_away_does_not_fail_the_task() -> None:
+    async with start_server(config()) as server, trio.open_nursery() as nursery:
+        relay = Relay(server.port)
+        await nursery.start(relay.run)
+        worker = worker_of(relay.url, "pull", heartbeat_s=1000)
+        given_up = trio.Event()
+
+        @worker.task()
+        async def handler(run: Run) -> dict[str, bool]:
+            with trio.CancelScope() as asking:
+                nursery.start_soon(give_up, run.task.id, asking)
+                await run.block()
+            given_up.set()
+            return {"answered": not asking.cancelled_caught}
+
+        async def give_up(task: str, asking: trio.CancelScope) -> None:
+            await becomes(server, task, "blocked")
+            relay.through = False
+            asking.cancel()
+
+        await nursery.start(worker.run)
+        task = await server.task(assignMode="pull")
+        await given_up.wait()
+        relay.through = True
+        assert (await becomes(server, task, "completed", 30))["result"] == {"answered": False}
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("lose", [b"/events ", b'"running"', b'"completed"', b"/workers/register"])
 async def test_what_was_answered_and_not_heard_is_not_done_twice(server: Any, lose: bytes) -> None:
     relay = Relay(server.port)
