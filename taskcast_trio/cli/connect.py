@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from taskcast_trio.cli.failures import failure_of, not_taskcast
+from taskcast_trio.cli.failures import Failed, failure_of, not_taskcast, proxies
 from taskcast_trio.cli.nodes import nodes_file, read_nodes
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import DEFAULT_URL, Server, find_server
@@ -77,6 +77,31 @@ def authorization(server: Server) -> dict[str, str]:
     return {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
 
 
+def new_http(server: Server, **options: Any) -> httpx.AsyncClient:
+    """An httpx client for requests to the server; who takes it closes it.
+
+    Raises:
+        Failed: what the environment says of proxies or certificates can't be used.
+    """
+    import httpx
+
+    # No proxy reaches a server of this machine, whatever it is set for.
+    trust_env = not (server.url.startswith("http:") and server.is_local)
+    try:
+        return httpx.AsyncClient(trust_env=trust_env, **options)
+    except ImportError:
+        raise Failed(f"{_proxies()}: SOCKS needs more, pip install 'httpx[socks]'") from None
+    except ValueError:  # it quotes the URL, and a password may be in that
+        raise Failed(f"{_proxies()}: a proxy of the environment is no URL") from None
+    except OSError:
+        text = "the certificates of SSL_CERT_FILE or SSL_CERT_DIR can't be read"
+        raise Failed(text) from None
+
+
+def _proxies() -> str:
+    return ", ".join(proxies())
+
+
 def checked(answer: httpx.Response, task_id: str | None = None) -> None:
     """Raise what an answer that is no success stands for."""
     from taskcast_trio.client.errors import error_of
@@ -93,10 +118,14 @@ def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) ->
     import trio
 
     from taskcast_trio.client import AsyncTaskcastClient
+    from taskcast_trio.client.transport import limits
 
     async def main() -> T:
         token = None if server.token is None else server.token.reveal()
-        async with AsyncTaskcastClient(server.url, token=token) as client:
+        async with (
+            new_http(server, limits=limits()) as http,
+            AsyncTaskcastClient(server.url, token=token, http=http) as client,
+        ):
             return await work(client)
 
     with explained(server):

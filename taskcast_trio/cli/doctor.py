@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import click
 
 from taskcast_trio import __version__
-from taskcast_trio.cli.connect import authorization, checked, explained, server_options
+from taskcast_trio.cli.connect import authorization, checked, explained, new_http, server_options
 from taskcast_trio.cli.failures import (
     DENIED,
     FAILED,
@@ -25,6 +24,7 @@ from taskcast_trio.cli.failures import (
     failure_of,
     not_taskcast,
     printable,
+    proxies,
 )
 from taskcast_trio.cli.nodes import nodes_file, open_to_others
 from taskcast_trio.cli.output import Out
@@ -38,7 +38,6 @@ SKEW_S: Final = 5.0
 SOON_S: Final = 3600
 
 State: TypeAlias = Literal["ok", "warning", "failed"]
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _STYLES: Final[dict[State, str]] = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
@@ -88,15 +87,13 @@ def doctor(ctx: click.Context, server: Server, out: Out) -> None:
 
 async def examine(server: Server, tell: Tell) -> None:
     """Make every check that can be made, one after the other."""
-    import httpx
-
     named = f"{server.url} ({server.url_from}{f', node {server.node}' if server.node else ''})"
     tell(Check("server", "ok", named))
     path = nodes_file(os.environ)
     if open_to_others(path):
         tell(Check("nodes", "warning", f"others can read {path}: chmod 600 it"))
     _tell_transport(server, tell)
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=authorization(server)) as http:
+    async with new_http(server, timeout=TIMEOUT_S, headers=authorization(server)) as http:
         health = await _health(http, server, tell)
         if health is None:
             return
@@ -109,16 +106,10 @@ async def examine(server: Server, tell: Tell) -> None:
 
 
 def _tell_transport(server: Server, tell: Tell) -> None:
-    parts = urlsplit(server.url)
-    if parts.scheme == "http" and server.token and parts.hostname not in _LOOPBACK:
+    if server.url.startswith("http:") and server.token and not server.is_local:
         tell(Check("transport", "warning", "the token goes over http://, where others can read it"))
-    proxies = [name for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") if _set(name)]
-    if proxies and parts.hostname not in _LOOPBACK:
-        tell(Check("proxy", "warning", f"{', '.join(proxies)} is set, and used"))
-
-
-def _set(name: str) -> bool:
-    return bool(os.environ.get(name) or os.environ.get(name.lower()))
+    if (names := proxies()) and not server.is_local:
+        tell(Check("proxy", "warning", f"{', '.join(names)} is set, and used"))
 
 
 async def _health(http: httpx.AsyncClient, server: Server, tell: Tell) -> httpx.Response | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -89,12 +91,16 @@ def not_taskcast(server: Server) -> Failed:
 def _unreachable(error: Exception, server: Server) -> Failed:
     import httpx
 
-    base, said = server.url, printable(str(error))
+    base = server.url
     if isinstance(error, httpx.ConnectError):
-        if "CERTIFICATE" in said.upper():
-            return Failed(f"the certificate of {base} is not trusted: {said}", NO_SERVER)
-        if "SSL" in said.upper():
+        tls = _tls_error(error)
+        if isinstance(tls, ssl.SSLCertVerificationError):
+            why = printable(tls.verify_message)
+            return Failed(f"the certificate of {base} is not trusted: {why}", NO_SERVER)
+        if tls is not None:
             return Failed(f"what listens at {base} does not speak TLS: http://?", NO_SERVER)
+        if not server.is_local and (names := proxies()):
+            return Failed(f"no connection to {base} through {', '.join(names)}", NO_SERVER)
         return Failed(
             f"no server at {base}. Start one with `taskcast-trio`, or say where it is with --url.",
             NO_SERVER,
@@ -112,6 +118,19 @@ def _unreachable(error: Exception, server: Server) -> Failed:
     if isinstance(error, httpx.NetworkError):
         return Failed(f"the connection to {base} broke: is it a Taskcast server?", NO_SERVER)
     return Failed(f"{base}: {type(error).__name__}", NO_SERVER)
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """What TLS had against it: httpx tells of it in words only, and on Trio in none."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def proxies() -> list[str]:
+    """The variables that set a proxy."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return [name for name in names if os.environ.get(name) or os.environ.get(name.lower())]
 
 
 def no_url(text: str) -> Failed:

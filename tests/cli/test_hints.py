@@ -245,3 +245,65 @@ def test_doctor_warns_of_a_file_of_nodes_that_others_can_read(
     (clean / ".config" / "taskcast" / "nodes.json").chmod(0o640)
     result, states = doctor(runner)
     assert (result.exit_code, states["nodes"]) == (0, "warning")
+
+
+@pytest.mark.parametrize("call", [*TALKING, ["doctor"]], ids=" ".join)
+def test_tls_where_there_is_none_is_said_by_every_command(
+    runner: CliRunner, open_server: str, call: list[str]
+) -> None:
+    url = open_server.replace("http:", "https:")
+    result = runner.invoke(main, [*call, "--url", url])
+    assert result.exit_code == 3
+    assert f"what listens at {url} does not speak TLS: http://?" in result.output
+
+
+PROXIES = ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "bad://"]
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("call", [["ping"], ["doctor"], ["tasks", "list"]], ids=" ".join)
+def test_a_server_on_this_machine_is_reached_past_every_proxy(
+    runner: CliRunner,
+    open_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: list[str],
+    proxy: str,
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    result = runner.invoke(main, [*call, "--url", open_server])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("proxy", "status", "says"),
+    [
+        ("http://u:hush@127.0.0.1:9", 3, "no connection to http://tasks.invalid:3721 through"),
+        ("socks5://u:hush@127.0.0.1:9", 1, "pip install 'httpx[socks]'"),
+        ("bad://u:hush@127.0.0.1:9", 1, "a proxy of the environment is no URL"),
+    ],
+)
+@pytest.mark.parametrize("call", [["ping"], ["doctor"], ["tasks", "list"]], ids=" ".join)
+def test_a_proxy_in_between_is_named(
+    runner: CliRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    call: list[str],
+    proxy: str,
+    status: int,
+    says: str,
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    result = runner.invoke(main, [*call, "--url", "http://tasks.invalid:3721"])
+    assert result.exit_code == status
+    assert says in result.output
+    assert "ALL_PROXY" in result.output
+    assert "hush" not in result.output
+
+
+def test_certificates_that_are_not_there_are_named(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    line = failed(runner, "ping", "--url", "https://tasks.invalid", status=1)
+    assert line == "Error: the certificates of SSL_CERT_FILE or SSL_CERT_DIR can't be read"
