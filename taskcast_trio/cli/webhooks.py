@@ -98,10 +98,10 @@ def _webhooks(found: list[dict[str, Any]]) -> Iterator[str]:
     )
     for each in found:
         if "reason" in each:
-            yield f"webhook {each['number']}: {each['reason']}"
+            yield f"webhook {cell(each['number'])}: {cell(each['reason'])}"
         if each.get("droppedDeadLetters"):
-            dropped = each["droppedDeadLetters"]
-            yield f"webhook {each['number']}: {dropped} older dead letters were dropped"
+            dropped = cell(each["droppedDeadLetters"])
+            yield f"webhook {cell(each['number'])}: {dropped} older dead letters were dropped"
 
 
 def _tries(found: list[dict[str, Any]]) -> Iterator[str]:
