@@ -49,7 +49,7 @@ def show(config_path: Path | None, redacted: bool, out: Out) -> None:
         out.json(_tree(loaded, redacted))
         return
     out.say(f"file: {loaded.file or 'none'}")
-    out.table(("key", "value", "source"), rows(loaded, reveal=not redacted))
+    out.table(("key", "value", "source"), rows(loaded, reveal=not redacted), fold=True)
 
 
 def _tree(loaded: Loaded, redacted: bool) -> dict[str, Any]:

@@ -12,11 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-import msgspec
-
 from taskcast_trio.cli.event_text import ends_task, head_of, line_of, piece_of, readable
 from taskcast_trio.cli.failures import printable
-from taskcast_trio.cli.output import Out, write
+from taskcast_trio.cli.output import Out, write, write_json
 from taskcast_trio.core.model import Event
 
 QUIET_S: Final = 0.5
@@ -60,7 +58,7 @@ class JsonLines(View):
     """One event a line, as the history of a task has it."""
 
     def show(self, event: Event) -> None:
-        write(msgspec.json.encode(event) + b"\n")
+        write_json(event)
 
 
 class Lines(View):
