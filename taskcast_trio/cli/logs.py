@@ -147,8 +147,8 @@ def tail(
 ) -> None:
     """Show the events of every task as they come, until Ctrl-C.
 
-    --since begins with what the logs have from then on. After a lost connection what came meanwhile
-    is read from the logs.
+    --since begins with what the logs have from then on, in the order of time: of a long past, ten
+    thousand events at a time. After a lost connection what came meanwhile is read from the logs.
 
     \b
       taskcast-trio tail
