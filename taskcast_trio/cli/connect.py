@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from taskcast_trio.cli.failures import Failed, failure_of, not_taskcast, proxies
+from taskcast_trio.cli.failures import Failed, failure_of, proxies
 from taskcast_trio.cli.nodes import nodes_file, read_nodes
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import DEFAULT_URL, Server, find_server
@@ -154,12 +154,3 @@ def _only(error: BaseException) -> Any:
         inner = error.exceptions
         error = next((one for one in inner if not isinstance(one, Exception)), inner[0])
     return error
-
-
-@contextmanager
-def shape_expected(server: Server) -> Iterator[None]:
-    """Around reading an answer: what can't be found in it is not from a Taskcast server."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise not_taskcast(server) from None

@@ -34,11 +34,11 @@ def test_a_refusal_does_nothing_to_the_terminal(runner: CliRunner) -> None:
     assert (result.exit_code, result.output) == (CONFLICT, "Error: no \\x1b[2J way\n")
 
 
-@pytest.mark.parametrize("field", ["reason", "status", "host"])
+@pytest.mark.parametrize("field", ["reason", "host", "url"])
 def test_what_the_server_says_of_a_webhook_does_nothing_to_the_terminal(
     runner: CliRunner, field: str
 ) -> None:
-    one = {"number": 0, "status": "paused", "host": "h", field: "\x1b[2J\u009b2Jbad"}
+    one = {"number": 0, "status": "disabled", "host": "h", field: "\x1b[2J\u009b2Jbad"}
     with answering(json.dumps({"webhooks": [one]})) as (url, _):
         result = runner.invoke(main, ["webhooks", "t", "--url", url])
     assert result.exit_code == 0
