@@ -115,7 +115,7 @@ def edited(path: Path) -> Iterator[Nodes]:
         nodes = read_nodes(path)
         yield nodes
         try:
-            _write(path, nodes)
+            _write(path.resolve(), nodes)
         except OSError as error:
             raise Failed(f"{path}: {error.strerror}", FAILED) from None
     finally:
