@@ -25,6 +25,7 @@ from taskcast_trio.cli.failures import (
     not_taskcast,
     printable,
     proxies,
+    token_help,
 )
 from taskcast_trio.cli.nodes import nodes_file, open_to_others
 from taskcast_trio.cli.output import Out
@@ -87,8 +88,7 @@ def doctor(ctx: click.Context, server: Server, out: Out) -> None:
 
 async def examine(server: Server, tell: Tell) -> None:
     """Make every check that can be made, one after the other."""
-    named = f"{server.url} ({server.url_from}{f', node {server.node}' if server.node else ''})"
-    tell(Check("server", "ok", named))
+    tell(Check("server", "ok", f"{server.url} ({server.whence})"))
     path = nodes_file(os.environ)
     if open_to_others(path):
         tell(Check("nodes", "warning", f"others can read {path}: chmod 600 it"))
@@ -197,6 +197,8 @@ async def _tell_token(
     """Whether it may look at tasks."""
     import httpx as errors
 
+    from taskcast_trio.client.errors import error_of
+
     try:
         answer = await http.get(f"{server.url}/tasks", params={"limit": "1"})
     except errors.HTTPError as error:
@@ -205,8 +207,9 @@ async def _tell_token(
     sent = f"that of {server.token_from}" if server.token_from else "none sent"
     about = f"auth {mode or 'unknown'}, {sent}{_lifetime(server)}"
     if answer.status_code == errors.codes.UNAUTHORIZED:
-        hint = "set TASKCAST_TOKEN, or `taskcast-trio node token NAME`"
-        tell(Check("token", "failed", f"refused ({about}): {hint}", DENIED))
+        said = printable(str(error_of(answer.status_code, answer.content, None))[:200])
+        text = f"refused: {said} ({about}): {token_help(server)}"
+        tell(Check("token", "failed", text, DENIED))
     elif answer.status_code == errors.codes.FORBIDDEN:
         tell(Check("token", "failed", f"may not list tasks ({about}): event:subscribe", DENIED))
     elif answer.is_success:

@@ -36,6 +36,9 @@ INTERRUPTED: Final = 130
 CLOSED_PIPE: Final = 141
 TERMINATED: Final = 143
 
+_PLAIN: Final = ("default", "--url")
+"""Who has the URL from there need not be told."""
+
 EXIT_STATUSES: Final = """\
 Exit status:
 
@@ -101,9 +104,10 @@ def _unreachable(error: Exception, server: Server) -> Failed:
             return Failed(f"what listens at {base} does not speak TLS: http://?", NO_SERVER)
         if not server.is_local and (names := proxies()):
             return Failed(f"no connection to {base} through {', '.join(names)}", NO_SERVER)
+        chosen = "" if server.url_from in _PLAIN else f" ({server.whence})"
+        helps = "Start one with `taskcast-trio`, or" if server.is_local else "Does it run? If so,"
         return Failed(
-            f"no server at {base}. Start one with `taskcast-trio`, or say where it is with --url.",
-            NO_SERVER,
+            f"no server at {base}{chosen}. {helps} say where it is with --url.", NO_SERVER
         )
     if isinstance(error, httpx.TimeoutException):
         return Failed(f"no answer from {base} in time", NO_SERVER)
@@ -192,7 +196,16 @@ def _help(error: Unauthorized, server: Server) -> str:
 def _token_hint(server: Server) -> str:
     if server.token_from is not None:
         return f"The one sent is from {server.token_from}."
-    return "Set TASKCAST_TOKEN, or keep one with `taskcast-trio node token NAME`."
+    said = token_help(server)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def token_help(server: Server) -> str:
+    """How the server would be sent a token."""
+    keep = (
+        f"set TASKCAST_TOKEN, or keep one with `taskcast-trio node token {server.node or 'NAME'}`"
+    )
+    return keep if server.node else f"{keep} and say --node NAME"
 
 
 def printable(text: str) -> str:

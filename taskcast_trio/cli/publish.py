@@ -201,7 +201,7 @@ def _json(text: str) -> Raw:
     try:
         found: Raw = jsontext.parse(text.encode(errors="surrogateescape"), Raw)
     except BadRequest as error:
-        said = printable(str(error)).replace("The body", "it")
+        said = printable(str(error)).removeprefix("The body is not valid JSON: ")
         raise Failed(
             f"--data is no JSON: {said}. A text has quotes of its own: "
             """--data '"text"'""",

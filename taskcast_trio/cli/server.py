@@ -36,6 +36,11 @@ class Server:
     """What makes another command mean the same server, when typed in the same shell."""
 
     @property
+    def whence(self) -> str:
+        """What has named it."""
+        return self.url_from + (f", node {self.node}" if self.node else "")
+
+    @property
     def is_local(self) -> bool:
         """Whether it is on this machine, as far as its URL tells."""
         return urlsplit(self.url).hostname in _LOOPBACK
