@@ -72,11 +72,6 @@ def _complete_node(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [name for name in names if name.startswith(incomplete)]
 
 
-def authorization(server: Server) -> dict[str, str]:
-    """Return the request headers that carry the token."""
-    return {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
-
-
 def new_http(server: Server, **options: Any) -> httpx.AsyncClient:
     """An httpx client for requests to the server; who takes it closes it.
 
@@ -100,14 +95,6 @@ def new_http(server: Server, **options: Any) -> httpx.AsyncClient:
 
 def _proxies() -> str:
     return ", ".join(proxies())
-
-
-def checked(answer: httpx.Response, task_id: str | None = None) -> None:
-    """Raise what an answer that is no success stands for."""
-    from taskcast_trio.client.errors import error_of
-
-    if not answer.is_success:
-        raise error_of(answer.status_code, answer.content, task_id)
 
 
 def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) -> T:

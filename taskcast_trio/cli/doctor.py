@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import click
 
 from taskcast_trio import __version__
-from taskcast_trio.cli.connect import authorization, checked, explained, new_http, server_options
+from taskcast_trio.cli.connect import explained, new_http, server_options
 from taskcast_trio.cli.failures import (
     DENIED,
     FAILED,
@@ -93,7 +93,8 @@ async def examine(server: Server, tell: Tell) -> None:
     if open_to_others(path):
         tell(Check("nodes", "warning", f"others can read {path}: chmod 600 it"))
     _tell_transport(server, tell)
-    async with new_http(server, timeout=TIMEOUT_S, headers=authorization(server)) as http:
+    headers = {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
+    async with new_http(server, timeout=TIMEOUT_S, headers=headers) as http:
         health = await _health(http, server, tell)
         if health is None:
             return
@@ -114,10 +115,13 @@ def _tell_transport(server: Server, tell: Tell) -> None:
 
 async def _health(http: httpx.AsyncClient, server: Server, tell: Tell) -> httpx.Response | None:
     """Whether a Taskcast server answers; tells of its version and its clock."""
+    from taskcast_trio.client.errors import error_of
+
     began = time.perf_counter()
     try:
         answer = await http.get(f"{server.url}/health")
-        checked(answer)
+        if not answer.is_success:
+            raise error_of(answer.status_code, answer.content, None)
         told = answer.json()
         name, version = printable(str(told["name"])), printable(str(told["version"]))
     except (ValueError, KeyError, TypeError):
