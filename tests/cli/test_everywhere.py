@@ -66,15 +66,14 @@ def test_every_help_says_what_it_does_in_a_line_that_fits(runner: CliRunner, nam
         assert max(map(len, result.stdout.splitlines())) <= 100
 
 
-def test_the_exit_statuses_are_in_the_help_and_in_the_readme(runner: CliRunner) -> None:
+def test_the_exit_statuses_are_in_the_help_and_on_the_page(runner: CliRunner) -> None:
     names = ("OK", "FAILED", "USAGE", "NO_SERVER", "DENIED", "NOT_FOUND", "CONFLICT")
     ends = ("INTERRUPTED", "CLOSED_PIPE", "TERMINATED")
     statuses = {getattr(failures, name) for name in (*names, *ends)}
     text = runner.invoke(main, ["--help"]).stdout
     assert {int(n) for n in re.findall(r"^ +(\d+)  +\w", text, re.MULTILINE)} == statuses
-    readme = (ROOT / "README.md").read_text()
-    part = readme[readme.index("## Command line") :].split("\n## ")[0]
-    assert {int(n) for n in re.findall(r"^\| (\d+) \|", part, re.MULTILINE)} == statuses
+    page = (ROOT / "docs" / "cli.md").read_text()
+    assert {int(n) for n in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == statuses
 
 
 def test_help_takes_no_server_stack() -> None:

@@ -27,7 +27,6 @@ NOT_RUN = {
 
 SERVE = {
     ("README.md", ".venv/bin/taskcast-trio --storage sqlite"): "-p 0",
-    ("README.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
     ("docs/auth.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
     ("docs/storage.md", "taskcast-trio --storage sqlite"): "-p 0",
 }
@@ -59,6 +58,7 @@ threading.Thread(target=ask, daemon=True).start()
 """
 GIVEN = {
     ("docs/webhooks.md", "from standardwebhooks import Webhook"): RECEIVED,
+    ("README.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
     ("docs/workers.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
 }
 """What fragments take as given."""

@@ -1,4 +1,4 @@
-"""What the README shows of the command line works as shown."""
+"""What the page on the command line shows works as shown."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 async def test_a_pipe_is_published_followed_and_looked_at(env: dict[str, str]) -> None:
-    readme = (ROOT / "README.md").read_text()
-    part = readme[readme.index("## Command line") :]
-    (script,) = re.findall(r"^```sh\n(.*?)^```", part.split("\n## ")[0], re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs" / "cli.md").read_text()
+    (script,) = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     with trio.fail_after(60):
         done = await trio.run_process(
             ["bash", "-ec", script],
