@@ -56,7 +56,9 @@ class _Part:
 
 
 class EveryTask:
-    """Follows every task; ``show`` gets each event, ``note`` a line for a person."""
+    """Follows every task; ``show`` gets each event, ``note`` a line for a person, and ``begun`` is
+    called when the past is over and nothing that comes is missed.
+    """
 
     def __init__(
         self,
@@ -67,6 +69,7 @@ class EveryTask:
         since: datetime | None,
         show: Callable[[Event], None],
         note: Callable[[str], None],
+        begun: Callable[[], None] = lambda: None,
         max_cursors: int = MAX_CURSORS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -76,6 +79,7 @@ class EveryTask:
         self._since = since
         self._show = show
         self._note = note
+        self._begun = begun
         self._max_cursors = max_cursors
         self._clock = clock
         self._cursors: OrderedDict[str, _Cursor] = OrderedDict()
@@ -105,6 +109,7 @@ class EveryTask:
         async with stream:
             if self._since is not None:
                 await self._catch_up()
+            self._begun()
             async for item in stream:
                 if isinstance(item, Gap):
                     self._note("the connection was lost: reading what came meanwhile")

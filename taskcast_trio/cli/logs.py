@@ -165,8 +165,18 @@ def tail(
             view.interrupt()
             out.note(text)
 
+        def begun() -> None:
+            if out.is_terminal and not out.as_json:
+                note(f"following every task at {server.url}: Ctrl-C ends it")
+
         every = EveryTask(
-            client, types=types, levels=levels, since=since, show=view.show, note=note
+            client,
+            types=types,
+            levels=levels,
+            since=since,
+            show=view.show,
+            note=note,
+            begun=begun,
         )
         await (every.follow() if follow else every.past())
 
