@@ -35,6 +35,10 @@ MIN_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 30.0
 JITTER: Final = 0.5
 GAPS_KEPT: Final = 100
+NOT_ENTERED: Final = (
+    "A subscription is iterated inside of its context: `async with client.subscribe(...) as stream`"
+    " (`with`, for the synchronous client)"
+)
 
 _OK: Final = 200
 _NO_CONTENT: Final = 204
@@ -148,6 +152,8 @@ class Following:
         self.done: str | None = None
         self.gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
         self.reconnects = 0
+        self._entered: bool | None = None
+        """None before."""
         self._clock = clock
         self._parser = SSEParser()
         self._retry_ms = DEFAULT_RETRY_MS
@@ -183,9 +189,12 @@ class Following:
         """Wait for the next item; None at the end.
 
         Raises:
+            RuntimeError: it is not entered, or was left: nobody would close its connections.
             ServerUnavailable: reconnecting failed for longer than the patience.
             TaskcastError: the server refused to go on, or sent what can't be read.
         """
+        if not self._entered:
+            raise RuntimeError(NOT_ENTERED)
         while (item := self.ready()) is None and self.done is None:
             if not self._connected:
                 if (gap := (yield from self._reconnect())) is not None:
@@ -203,6 +212,24 @@ class Following:
         if item is None:
             yield from self.close()
         return item
+
+    def enter(self) -> Flow[None]:
+        """Connect for the first time. Raises: as :meth:`open`.
+
+        Raises:
+            RuntimeError: it was entered before.
+        """
+        if self._entered is not None:
+            raise RuntimeError(
+                "A subscription is entered once: make another one, and pass it"
+                " `last_event_id` to go on from there"
+            )
+        yield from self.open()
+        self._entered = True
+
+    def leave(self) -> None:
+        """Take it that nobody iterates any more."""
+        self._entered = False
 
     def open(self) -> Flow[None]:
         """Connect.

@@ -231,6 +231,23 @@ def test_a_subscription_brings_what_was_asked_for_and_ends(flavour: Flavour, url
     flavour.play(url, scenario)
 
 
+def test_a_subscription_is_iterated_inside_of_its_context(flavour: Flavour, url: str) -> None:
+    """Elsewhere nobody would close its connections."""
+
+    async def scenario(client: AsyncTaskcastClient) -> None:
+        task = await client.create()
+        stream = client.subscribe(task.id)
+        with pytest.raises(RuntimeError, match="async with client.subscribe"):
+            await anext(stream)
+        async with stream:
+            with pytest.raises(RuntimeError, match="once"):
+                await stream.__aenter__()
+        with pytest.raises(RuntimeError, match="inside of its context"):
+            await anext(stream)
+
+    flavour.play(url, scenario)
+
+
 def test_texts_are_assembled_whatever_the_format(flavour: Flavour, url: str) -> None:
     async def scenario(client: AsyncTaskcastClient) -> None:
         async with client.run(type="llm") as run:
