@@ -9,7 +9,7 @@ from typing import Any, Final
 from taskcast_trio.core.model import CreateTask, Task, TaskError
 
 from . import calls
-from .outbox import PATIENCE
+from .outbox import PATIENCE, Outbox
 from .retries import Call, RetryPolicy
 
 END_S: Final = 10.0
@@ -109,6 +109,14 @@ def ended(task_id: str, exc: BaseException, fence: int | None = None) -> Call[Ta
     message = str(exc)[:MAX_MESSAGE].encode(errors="replace").decode()
     error = TaskError(code=type(exc).__name__, message=message)
     return calls.transition(task_id, "failed", error=error, fence=fence)
+
+
+def note_lost(failure: BaseException, task_id: str, outbox: Outbox) -> None:
+    """Note on the exception of a body that not all that it emitted was stored, if so."""
+    count, reason = outbox.unstored, outbox.failure
+    if count and reason is not failure:
+        why = "" if reason is None else f": {type(reason).__name__}: {reason}"
+        failure.add_note(f"Of what was emitted to task {task_id} the last {count} may be lost{why}")
 
 
 def untold(task_id: str, failure: BaseException) -> str:

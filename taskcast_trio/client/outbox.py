@@ -58,9 +58,9 @@ class Outbox:
         return len(self._waiting) >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
 
     @property
-    def idle(self) -> bool:
-        """Whether all that was put in is stored."""
-        return self.stored == self.next_seq
+    def unstored(self) -> int:
+        """How many of those that were put in are not known to be stored."""
+        return self.next_seq - self.stored
 
     def check(self) -> None:
         """Raise what has ended the sending, if anything has."""

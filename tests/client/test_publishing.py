@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -11,7 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from taskcast_trio.client import AsyncTaskcastClient, RetryPolicy, ServerUnavailable, draft
+from taskcast_trio.client import (
+    AsyncTaskcastClient,
+    RetryPolicy,
+    ServerUnavailable,
+    TaskcastClient,
+    draft,
+    sync_run,
+)
 from taskcast_trio.client.ending import cause, ended
 from taskcast_trio.client.outbox import (
     MAX_BATCH_BYTES,
@@ -53,9 +61,9 @@ def test_events_are_numbered_from_where_the_publisher_stands() -> None:
     batch = outbox.take()
     assert seqs(batch) == [7, 8]
     assert {(each.client_id, each.seq_mode) for each in batch} == {("c", "fast-fail")}
-    assert not outbox.idle
+    assert outbox.unstored
     outbox.sent(batch)
-    assert outbox.idle
+    assert not outbox.unstored
     assert outbox.take() == []
 
 
@@ -197,12 +205,42 @@ async def test_a_server_that_answers_nothing_holds_up_no_cancelled_body_for_ever
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(never))
     client = AsyncTaskcastClient("http://server", http=http)
+    notes: list[str] = []
     with trio.move_on_after(5) as scope:
-        async with client.run("t") as run:
-            await run.emit("n")
-            await trio.sleep_forever()
+        try:
+            async with client.run("t") as run:
+                await run.emit("n")
+                await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            notes = cancelled.__notes__
+            raise
     assert scope.cancelled_caught
+    assert "The end of task t could not be told: TimeoutError: not within 10 s" in notes
+    assert "Of what was emitted to task t the last 1 may be lost" in notes
     assert 15 <= trio.current_time() <= 26
+
+
+def test_no_thread_of_a_publisher_goes_on_after_it_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither does it send: what was emitted is given up when its owner has gone."""
+    monkeypatch.setattr(sync_run, "END_S", 0.05)
+
+    def away(request: httpx.Request) -> httpx.Response:
+        tried.set()
+        raise httpx.ConnectError("refused")
+
+    tried = threading.Event()
+    patient = RetryPolicy(tries=1000, first_pause_s=60, max_pause_s=60)
+    client = TaskcastClient("http://server", http=httpx.Client(transport=httpx.MockTransport(away)))
+    with pytest.raises(KeyError) as caught, client.publisher("t", retries=patient) as publisher:
+        publisher.emit("n")
+        assert tried.wait(10)
+        raise KeyError("mine")
+    assert caught.value.__notes__[0].startswith(
+        "Of what was emitted to task t the last 1 may be lost"
+    )
+    assert not [each for each in threading.enumerate() if each.name == "publish to t"]
 
 
 TASK = {"id": "t", "status": "running", "createdAt": 1, "updatedAt": 2}
