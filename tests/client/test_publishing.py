@@ -28,7 +28,14 @@ from taskcast_trio.client.outbox import (
     Outbox,
     delivered,
 )
-from taskcast_trio.core.errors import SeqGap, SeqStale, TaskEnded
+from taskcast_trio.core.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    SeqGap,
+    SeqStale,
+    TaskEnded,
+    TaskFull,
+)
 from taskcast_trio.core.model import Draft
 
 from .real_server import running_server
@@ -102,6 +109,30 @@ def test_a_gap_is_final_as_the_server_has_lost_what_it_had() -> None:
     raised = Played(delivered("t", filled(1, next_seq=5).take(), POLICY), gap).raised
     assert isinstance(raised, SeqGap)
     assert raised.facts == {"expectedSeq": 1}
+
+
+def test_what_is_too_much_at_once_goes_in_smaller_parts() -> None:
+    """A server may take fewer events at once than the client sends, a proxy a shorter body."""
+    batch = filled(*range(5)).take()
+    too_much, full = refused(413, "payload_too_large"), refused(413, "task_full")
+    played = Played(
+        delivered("t", batch, POLICY), too_much, STORED, reply(413), STORED, *[STORED] * 2
+    )
+    assert bodies(played) == [[0, 1, 2, 3, 4], [0, 1], [2, 3], [2], [3], [4]]
+    for answers, error in (([too_much] * 3, PayloadTooLarge), ([full], TaskFull)):
+        raised = Played(delivered("t", batch, POLICY), *answers).raised
+        assert isinstance(raised, error)
+
+
+async def test_an_event_that_nobody_takes_is_refused_before_it_takes_others_along() -> None:
+    stored = answering(201, [])
+    async with connected(stored) as (server, client), client.publisher("t") as publisher:
+        await publisher.emit("good")
+        with pytest.raises(BadRequest, match="type"):
+            await publisher.emit("b\nd")
+        await publisher.emit("good")
+    sent = [event for request in server.requests for event in json.loads(request.body)]
+    assert [(event["type"], event["clientSeq"]) for event in sent] == [("good", 0), ("good", 1)]
 
 
 def test_what_was_stored_long_ago_is_left_out() -> None:
