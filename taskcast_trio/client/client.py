@@ -76,7 +76,7 @@ class AsyncTaskcastClient:
 
     Values of the caller's own (``data``, ``params``, ...) are anything that msgspec encodes as
     JSON, or a ``msgspec.Raw`` with JSON text, which is sent as it is. They come back as
-    ``msgspec.Raw``.
+    ``msgspec.Raw``, which :func:`taskcast_trio.client.value` decodes.
 
     Args:
         base_url: where the server is, with the prefix it is mounted under, if any.

@@ -37,6 +37,7 @@ def run(
     metadata: Any = None,
     ttl: int | None = None,
     tags: Iterable[str] | None = None,
+    webhooks: Iterable[Any] | None = None,
     fence: int | None = None,
     retries: RetryPolicy = PATIENCE,
 ) -> Plan:
@@ -52,7 +53,7 @@ def run(
         retries: how long to try to send a batch of events; some minutes, without.
     """
     if isinstance(task, str | Task):
-        if any(each is not None for each in (type, params, metadata, ttl, tags)):
+        if any(each is not None for each in (type, params, metadata, ttl, tags, webhooks)):
             raise TypeError("run() takes a task or what a new one is made of, not both")
         return Plan(task if isinstance(task, str) else task.id, None, fence, None, retries)
     wanted = calls.create(
@@ -62,6 +63,7 @@ def run(
         metadata=metadata,
         ttl=ttl,
         tags=None if tags is None else list(tags),
+        webhooks=webhooks,
     )
     return Plan(None, wanted, fence, None, retries)
 

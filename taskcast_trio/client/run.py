@@ -32,7 +32,7 @@ class Publisher:
             await publisher.emit("llm.delta", {"delta": "Hello"})
 
     Leaving stores what was emitted, also after an exception, for which it takes at most 10 s then.
-    Any task of the event loop may emit; the order is that of the calls.
+    Any task of the event loop may emit; the order of the calls of each is kept.
     """
 
     def __init__(self, client: AsyncTaskcastClient, plan: Plan) -> None:

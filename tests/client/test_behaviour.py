@@ -26,6 +26,7 @@ from taskcast_trio.client import (
     TaskNotFound,
     Unauthorized,
     draft,
+    value,
 )
 from taskcast_trio.core.errors import (
     NotBlocked,
@@ -35,7 +36,7 @@ from taskcast_trio.core.errors import (
     WebhookNotFound,
     WorkerNotFound,
 )
-from taskcast_trio.core.model import BlockedRequest, CreateTask, Envelope
+from taskcast_trio.core.model import BlockedRequest, Envelope
 
 from .fault_proxy import Fault, fault_proxy
 from .flavours import NAMES, Flavour, assembled
@@ -55,10 +56,6 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def url() -> Iterator[str]:
     with running_server("--workers-api", "--sse-retry-ms", "1") as url:
         yield url
-
-
-def value(raw: Any) -> Any:
-    return json.loads(bytes(raw))
 
 
 def json_of(data: Any) -> Raw:
@@ -184,8 +181,7 @@ def test_a_blocked_task_is_asked_and_answered(flavour: Flavour, url: str) -> Non
 
 def test_webhooks_workers_tickets_and_the_server_itself(flavour: Flavour, url: str) -> None:
     async def scenario(client: AsyncTaskcastClient) -> None:
-        hook = draft("", {"url": "https://192.0.2.1/hook"}).data
-        task = await client.create(CreateTask(webhooks=[hook]))  # type: ignore[list-item]
+        task = await client.create(webhooks=[{"url": "https://192.0.2.1/hook"}])
         (webhook,) = await client.webhooks(task.id)
         assert webhook.number == 0
         assert (await client.deliveries(task.id)).dead_letters == []
