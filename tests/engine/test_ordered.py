@@ -193,6 +193,22 @@ async def test_a_drain_is_the_end_of_the_wait(runtime, engine, sent, autojump_cl
     assert left_over(engine) == NOTHING
 
 
+@pytest.mark.parametrize("steps", range(2))
+async def test_a_wait_that_begins_with_the_drain_ends_with_it(
+    steps, engine, runtime, sent, schedule_seed, autojump_clock
+):
+    """Also where another one, which the drain has woken, has not left yet."""
+    sent.publish(counted(1))
+    await trio.sleep(1)
+    runtime.drain.set()
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    sent.publish(counted(2))
+    await trio.sleep(10)
+    assert sorted(sent.came) == [(1, 1, Draining.code), (1, 2, Draining.code)]
+    assert left_over(engine) == NOTHING
+
+
 async def test_a_wait_survives_announcements_that_were_lost(engine, sent, autojump_clock):
     sent.publish(counted(1))
     await wait_all_tasks_blocked()
