@@ -317,6 +317,16 @@ async def test_a_batch_half_of_which_was_stored_can_simply_be_sent_again(engine,
     assert len(await stored(engine)) == 4
 
 
+async def test_a_batch_in_any_order_is_stored_in_that_of_its_publisher(engine, autojump_clock):
+    """Nobody else would send what it would wait for."""
+    await create(engine)
+    entries = await engine.publish("t", [counted(2), counted(0), counted(1)])
+    assert [entry.event.client_seq for entry in entries] == [2, 0, 1]
+    assert [entry.index for entry in entries] == [2, 0, 1]
+    assert await stored(engine) == [("me", 0), ("me", 1), ("me", 2)]
+    assert trio.current_time() == 0
+
+
 async def test_a_gap_within_a_batch_is_refused_whole(engine, autojump_clock):
     await create(engine)
     with pytest.raises(BadRequest, match=r"missing - at `\$\[2\]\.clientSeq`"):
