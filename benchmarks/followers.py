@@ -1,4 +1,4 @@
-"""The handle on the process that reads event streams."""
+"""The handle on the processes that read event streams, or work."""
 
 from __future__ import annotations
 
@@ -57,9 +57,24 @@ def following(server: Server, path: str, streams: int, step: int) -> Iterator[Fo
 
     ``step`` is the number of events, over all of them, from one ``mark()`` to the next.
     """
-    command = ["-m", "benchmarks.readers", str(server.port), path, str(streams), str(step)]
+    with _telling("benchmarks.readers", str(server.port), path, str(streams), str(step)) as readers:
+        yield readers
+
+
+@contextmanager
+def working(server: Server, mode: str, workers: int) -> Iterator[Followers]:
+    """So many workers; each ``mark()`` is a handler that starts. See ``benchmarks.crew``."""
+    with _telling("benchmarks.crew", str(server.port), mode, str(workers)) as crew:
+        yield crew
+
+
+@contextmanager
+def _telling(module: str, *arguments: str) -> Iterator[Followers]:
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdin is not None
     assert process.stdout is not None

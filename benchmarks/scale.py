@@ -26,6 +26,10 @@ class Scale:
     pieces: tuple[int, ...]
     redis_pieces: tuple[int, int]
     idle_streams: int
+    workers: int
+    assignments: tuple[int, int]
+    """Tasks that are created one after another, and tasks of which each waits for the one before.
+    """
     hooked: tuple[int, int]
     """Tasks with a webhook, and batches of 100 events for each."""
     idle_hooks: int
@@ -48,6 +52,8 @@ FULL = Scale(
     pieces=(5_000, 10_000, 20_000),
     redis_pieces=(5_000, 40_000),
     idle_streams=AIMED_STREAMS,
+    workers=50,
+    assignments=(3_000, 500),
     hooked=(16, 10),
     idle_hooks=10_000,
 )
@@ -63,6 +69,8 @@ QUICK = Scale(
     pieces=(100, 200, 400),
     redis_pieces=(100, 400),
     idle_streams=20,
+    workers=3,
+    assignments=(10, 5),
     hooked=(2, 1),
     idle_hooks=100,
 )
@@ -74,6 +82,7 @@ class Unit(Enum):
     REQUESTS = "requests/s"
     EVENTS = "events/s"
     DELIVERIES = "deliveries/s"
+    ASSIGNMENTS = "assignments/s"
     SECONDS = "s"
     MS = "ms"
     KIB = "KiB"
@@ -194,4 +203,17 @@ def rows(scale: Scale) -> list[Row]:
         Row("webhooks", "webhooks", "webhooks to one host", Unit.DELIVERIES),
         Row("webhooks", "webhooks-sqlite", "sqlite: webhooks to one host", Unit.DELIVERIES),
         Row("webhooks", "webhooks-idle", "memory per idle webhook", Unit.KIB),
+        *_of_workers(scale.workers),
     ]
+
+
+def _of_workers(count: int) -> list[Row]:
+    found = []
+    for mode, how in (("websocket", "over WebSockets"), ("pull", "that pull")):
+        crew = f"{count} workers {how}"
+        found += [
+            Row("workers", f"workers-{mode}", f"{crew}: tasks done", Unit.ASSIGNMENTS),
+            Row("workers", f"workers-{mode}-p50", f"{crew}: create to handler, p50", Unit.MS),
+            Row("workers", f"workers-{mode}-p99", f"{crew}: create to handler, p99", Unit.MS),
+        ]
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import databases, machine, servers
 from .connection import Connection, Refused, packet
-from .followers import following
+from .followers import following, working
 from .load import Rate
 from .receiver import receiving
 from .scale import Scale
@@ -348,6 +348,36 @@ def redis(bench: Bench) -> Results:
     return results
 
 
+def workers(bench: Bench) -> Results:
+    """Tasks through the workers of the library, which share the client's core, and the time from
+    the first byte of a create until its handler starts, one at a time.
+    """
+    results = Results()
+    many, few = bench.scale.assignments
+    for mode, assign_mode in (("websocket", "ws-offer"), ("pull", "pull")):
+        request = packet("POST", "/tasks", json.dumps({"assignMode": assign_mode}).encode())
+        with (
+            servers.ours("memory", "--workers-api") as server,
+            working(server, mode, bench.scale.workers) as crew,
+            Connection(server.port) as creator,
+        ):
+            crew.live()
+            server.settle()
+            times_ms = []
+            for _ in range(few):
+                started = time.monotonic_ns()
+                creator.exchange(request)
+                times_ms.append((crew.mark() - started) / 1e6)
+            _centiles(results, f"workers-{mode}", times_ms)
+            watch = Stopwatch(server)
+            for _ in range(many):
+                creator.exchange(request)
+            for _ in range(many):
+                last = crew.mark()
+            watch.read(results, f"workers-{mode}", many, last)
+    return results
+
+
 def _publish_all(server: Server, path: str, count: int) -> None:
     request = packet("POST", path, HUNDRED)
     with Connection(server.port) as publisher:
@@ -392,5 +422,6 @@ BENCHMARKS: dict[str, Callable[[Bench], Results]] = {
     "sqlite": sqlite,
     "postgres": postgres,
     "redis": redis,
+    "workers": workers,
     "webhooks": webhooks,
 }

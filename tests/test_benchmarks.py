@@ -54,6 +54,7 @@ def test_the_command_measures_each_row_and_writes_table_json_and_chart(tmp_path:
         "idle",
         "sqlite",
         "redis",
+        "workers",
         "webhooks",
     )
     table, report, chart = run(tmp_path, *names)
@@ -61,7 +62,9 @@ def test_the_command_measures_each_row_and_writes_table_json_and_chart(tmp_path:
     assert "raw sockets" in report["generator"]
     assert "not judged" in report["warning"]
     measured = {each["name"]: each for each in report["figures"]}
-    assert {"single", "fanout", "replay-200", "latency-5-p99", "connects"} <= set(measured)
+    assert {"single", "fanout", "replay-200", "latency-5-p99", "connects", "workers-pull"} <= set(
+        measured
+    )
     assert all(each["median"] is not None for each in measured.values())
     assert measured["single"]["ratioToH"] > 0
     assert measured["connects"]["ratioToH"] is None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Final
 
 import click
 
-from taskcast_trio.cli.connect import authorization, client_options, printable, reported
+from taskcast_trio.cli.connect import (
+    authorization,
+    checked,
+    explained,
+    server_options,
+    shape_expected,
+)
+from taskcast_trio.cli.failures import printable
+from taskcast_trio.cli.output import Out
+from taskcast_trio.cli.server import Server
 
 TIMEOUT_S: Final = 120.0
 """For an answer: a run ends after less, but for the rest of the log that it is at."""
@@ -26,8 +34,7 @@ def _ms(ctx: click.Context, param: click.Parameter, value: str | None) -> int | 
     return int(found[1]) * UNITS_MS[found[2]]
 
 
-@click.command()
-@client_options
+@click.command(short_help="Run the cleanup rules that are due.")
 @click.option("--dry-run", is_flag=True, help="Show what would go; change nothing.")
 @click.option(
     "--within",
@@ -35,34 +42,42 @@ def _ms(ctx: click.Context, param: click.Parameter, value: str | None) -> int | 
     metavar="TIME",
     help="With --dry-run: what would go until then, like 12h or 7d.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def cleanup(url: str, token: str | None, dry_run: bool, within: int | None, as_json: bool) -> None:
+@server_options
+def cleanup(dry_run: bool, within: int | None, server: Server, out: Out) -> None:
     """Run the cleanup rules that are due, on the server, and show what went.
 
     The server does so by itself when they are due; --dry-run looks ahead. Needs the scope
     task:manage where the server asks for tokens.
 
-    Exit status: 0; 1 when the server is away or refuses.
+    \b
+      taskcast-trio cleanup --dry-run --within 7d
     """
     if within is not None and not dry_run:
         raise click.UsageError("--within goes with --dry-run")
     request = {"dryRun": dry_run, **({} if within is None else {"withinMs": within})}
     import httpx
 
-    base = url.rstrip("/")
     reports: list[dict[str, Any]] = []
     with (
-        reported(base, TIMEOUT_S),
-        httpx.Client(timeout=TIMEOUT_S, headers=authorization(token)) as client,
+        explained(server),
+        out.progress("cleaning up") as progress,
+        httpx.Client(timeout=TIMEOUT_S, headers=authorization(server)) as client,
     ):
         while not reports or (reports[-1]["more"] and not dry_run):
-            answer = client.post(f"{base}/tasks/cleanup", json=request)
-            reports.append(_checked(answer.raise_for_status().json()))
+            answer = client.post(f"{server.url}/tasks/cleanup", json=request)
+            checked(answer)
+            with shape_expected(server):
+                reports.append(_checked(answer.json()))
+            progress(f"cleaning up: {sum(map(_tasks, reports))} tasks so far")
     report = _together(reports)
-    if as_json:
-        click.echo(json.dumps(report, indent=2))
+    if out.as_json:
+        out.json(report)
     else:
-        _show(report)
+        _show(report, out)
+
+
+def _tasks(report: dict[str, Any]) -> int:
+    return sum(int(rule["tasks"]) for rule in report["rules"])
 
 
 def _checked(report: Any) -> dict[str, Any]:
@@ -93,27 +108,19 @@ def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return {**reports[-1], "rules": [*rules.values()], "taskIds": ids}
 
 
-def _show(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
+def _show(report: dict[str, Any], out: Out) -> None:
     if not report["rules"]:
-        console.print("nothing is due")
+        out.say("nothing is due")
         return
-    table = Table(title="would go" if report["dryRun"] else "gone", title_justify="left")
-    table.add_column("rule")
-    table.add_column("target")
-    table.add_column("tasks", justify="right")
-    table.add_column("events", justify="right")
-    for rule in report["rules"]:
-        table.add_row(
-            escape(printable(rule["rule"])), rule["target"], str(rule["tasks"]), str(rule["events"])
-        )
-    console.print(table)
-    tasks = sum(rule["tasks"] for rule in report["rules"])
+    out.say("would go" if report["dryRun"] else "gone")
+    out.table(
+        ("rule", "target", "tasks", "events"),
+        (
+            [rule[name] for name in ("rule", "target", "tasks", "events")]
+            for rule in report["rules"]
+        ),
+    )
     for id_ in report["taskIds"]:
-        console.print(printable(id_), markup=False, soft_wrap=True)
-    if report["more"] or len(report["taskIds"]) < tasks:
-        console.print("... and more")
+        out.say(printable(id_))
+    if report["more"] or len(report["taskIds"]) < _tasks(report):
+        out.say("... and more")

@@ -1,74 +1,136 @@
-"""How client commands reach a server: ``--url`` and ``--token``, the same for each of them."""
+"""How client commands reach a server: the options they share, and the errors they explain."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
+
+from taskcast_trio.cli.failures import failure_of, not_taskcast
+from taskcast_trio.cli.nodes import nodes_file, read_nodes
+from taskcast_trio.cli.output import Out
+from taskcast_trio.cli.server import DEFAULT_URL, Server, find_server
 
 if TYPE_CHECKING:
     import httpx
 
-DEFAULT_URL: Final = "http://127.0.0.1:3721"
+    from taskcast_trio.client import AsyncTaskcastClient
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
+Command = Callable[..., None]
+
+SETTLE_S = 5.0
+"""How long what must be told the server at the end may take."""
 
 
-def client_options(command: F) -> F:
-    """Add ``--url`` (TASKCAST_URL) and ``--token`` (TASKCAST_TOKEN) as ``url`` and ``token``."""
-    token = click.option(
-        "--token", envvar="TASKCAST_TOKEN", metavar="TOKEN", help="Token, or TASKCAST_TOKEN."
+def output_options(command: Command) -> Command:
+    """Add ``--json`` and ``--no-color``; the command gets an :class:`Out` as ``out``."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @click.option("--no-color", is_flag=True, help="No colours; NO_COLOR says so too.")
+    @functools.wraps(command)
+    def run(*args: Any, as_json: bool, no_color: bool, **kwargs: Any) -> None:
+        command(*args, out=Out(as_json, no_color), **kwargs)
+
+    return run
+
+
+def server_options(command: Command) -> Command:
+    """Add what says which server and as whom, too; the command gets a :class:`Server` as
+    ``server``.
+    """
+
+    @click.option(
+        "--node",
+        metavar="NODE",
+        shell_complete=_complete_node,
+        help="Server: a name of `node list`, or a URL.",
     )
-    url = click.option(
-        "--url",
-        envvar="TASKCAST_URL",
-        default=DEFAULT_URL,
-        metavar="URL",
-        help=f"Server, or TASKCAST_URL.  [{DEFAULT_URL}]",
-    )
-    return url(token(command))
+    @click.option("--url", metavar="URL", help=f"Server, or TASKCAST_URL.  [{DEFAULT_URL}]")
+    @click.option("--token", metavar="TOKEN", help="Token; better TASKCAST_TOKEN, or `node token`.")
+    @output_options
+    @functools.wraps(command)
+    def run(
+        *args: Any, node: str | None, url: str | None, token: str | None, **kwargs: Any
+    ) -> None:
+        command(*args, server=find_server(url=url, node=node, token=token), **kwargs)
+
+    return run
 
 
-def authorization(token: str | None) -> dict[str, str]:
-    """Return the request headers that carry `token`."""
-    return {"Authorization": f"Bearer {token}"} if token else {}
+def _complete_node(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    import os
+
+    try:
+        names = read_nodes(nodes_file(os.environ)).nodes
+    except click.ClickException:
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def authorization(server: Server) -> dict[str, str]:
+    """Return the request headers that carry the token."""
+    return {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
+
+
+def checked(answer: httpx.Response, task_id: str | None = None) -> None:
+    """Raise what an answer that is no success stands for."""
+    from taskcast_trio.client.errors import error_of
+
+    if not answer.is_success:
+        raise error_of(answer.status_code, answer.content, task_id)
+
+
+def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) -> T:
+    """Run `work` with a client of the server, on Trio; its failures are explained.
+
+    Ctrl-C cancels it, and is raised again.
+    """
+    import trio
+
+    from taskcast_trio.client import AsyncTaskcastClient
+
+    async def main() -> T:
+        token = None if server.token is None else server.token.reveal()
+        async with AsyncTaskcastClient(server.url, token=token) as client:
+            return await work(client)
+
+    with explained(server):
+        return trio.run(main)
 
 
 @contextmanager
-def reported(base: str, timeout_s: float) -> Iterator[None]:
-    """Around requests to the server at `base`: what fails is one line for a person."""
-    import httpx
-
+def explained(server: Server) -> Iterator[None]:
+    """Around requests to the server: what fails is one line for a person."""
     try:
         yield
-    except httpx.ConnectError:
-        raise click.ClickException(
-            f"no server at {base}. Start one with `taskcast-trio`, or say where it is with --url."
-        ) from None
-    except httpx.TimeoutException:
-        raise click.ClickException(f"no answer from {base} in {timeout_s:g} s") from None
-    except httpx.HTTPStatusError as error:
-        raise click.ClickException(f"{base} answered {_refusal(error)}") from None
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL):
-        raise click.ClickException(f"{base} is no URL; one looks like http://host:3721") from None
-    except httpx.HTTPError as error:
-        raise click.ClickException(f"{base}: {type(error).__name__}") from None
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise click.ClickException(f"{base} answers, but not as a Taskcast server") from None
+    except Exception as error:
+        cause = _only(error)
+        if (failure := failure_of(cause, server)) is not None:
+            raise failure from None
+        if cause is error:
+            raise
+        raise cause from None
+    except BaseExceptionGroup as group:
+        raise _only(group) from None
 
 
-def _refusal(error: httpx.HTTPStatusError) -> str:
-    """The status of which path, and what the server says of it."""
-    status = f"{error.response.status_code} to {error.request.url.path}"
+def _only(error: BaseException) -> Any:
+    """The one error in a group of one; of several, an interruption, else the first."""
+    while isinstance(error, BaseExceptionGroup):
+        inner = error.exceptions
+        error = next((one for one in inner if not isinstance(one, Exception)), inner[0])
+    return error
+
+
+@contextmanager
+def shape_expected(server: Server) -> Iterator[None]:
+    """Around reading an answer: what can't be found in it is not from a Taskcast server."""
     try:
-        said = str(error.response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return status
-    return f"{status}: {printable(said[:500])}"
-
-
-def printable(text: str) -> str:
-    """What may go to a terminal: names, ids and errors are from elsewhere."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise not_taskcast(server) from None

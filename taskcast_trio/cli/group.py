@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Final
+import errno
+import io
+import os
+import sys
+from typing import Any, Final
 
 import click
 
 from taskcast_trio import __version__
 from taskcast_trio.cli.cleanup import cleanup
+from taskcast_trio.cli.completion import completion
+from taskcast_trio.cli.config import config
+from taskcast_trio.cli.doctor import doctor
+from taskcast_trio.cli.failures import CLOSED_PIPE, EXIT_STATUSES, INTERRUPTED, Failed
+from taskcast_trio.cli.logs import logs, tail
 from taskcast_trio.cli.migrate import migrate
+from taskcast_trio.cli.node import node
 from taskcast_trio.cli.ping import ping
+from taskcast_trio.cli.publish import publish
+from taskcast_trio.cli.server import PRECEDENCE
 from taskcast_trio.cli.start import start
+from taskcast_trio.cli.tasks import tasks
 from taskcast_trio.cli.webhooks import webhooks
 
 _OWN_OPTIONS: Final = ("--help", "--version")
@@ -25,18 +38,82 @@ class DefaultGroup(click.Group):
             args = ["start", *args]
         return super().parse_args(ctx, args)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use, not of the alphabet."""
+        return list(self.commands)
 
-@click.group(cls=DefaultGroup)
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C and a reader that has left end it without a word.
+
+        Raises:
+            Failed: the system does not let it, as where the disk of the output is full.
+        """
+        _never_refuse_to_print()
+        try:
+            found = super().invoke(ctx)
+            if sys.stdout:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+        except OSError as error:
+            _forget_stdout()
+            if error.errno == errno.EPIPE:
+                ctx.exit(CLOSED_PIPE)
+            place = f"{error.filename}: " if error.filename else ""
+            raise Failed(f"{place}{error.strerror or error}") from error
+        return found
+
+
+def _never_refuse_to_print() -> None:
+    """Print what the terminal's encoding lacks as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_stdout() -> None:
+    """Let what is left in the buffer go nowhere: Python would complain of it at its end."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+@click.group(
+    cls=DefaultGroup,
+    epilog=f"{PRECEDENCE}\n{EXIT_STATUSES}",
+    context_settings={"max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="taskcast-trio")
 def main() -> None:
     """Follow long jobs: tasks whose events any number of people replay and stream.
 
     Without a command it runs `start`, whose options work here too: see `start --help`.
+
+    \b
+      taskcast-trio                                    # a server
+      some-llm | taskcast-trio publish --new --type llm.delta --series answer --accumulate
+      taskcast-trio logs TASK --follow
+      taskcast-trio tail
     """
 
 
-main.add_command(start)
-main.add_command(migrate)
-main.add_command(ping)
-main.add_command(cleanup)
-main.add_command(webhooks)
+for _command in (
+    start,
+    migrate,
+    config,
+    ping,
+    doctor,
+    publish,
+    logs,
+    tail,
+    tasks,
+    webhooks,
+    cleanup,
+    node,
+    completion,
+):
+    main.add_command(_command)

@@ -8,6 +8,8 @@ from typing import Final
 
 import click
 
+from taskcast_trio.cli.connect import output_options
+from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.start import WrongConfig
 from taskcast_trio.config import ConfigError, SecretUrl, load_config
 
@@ -18,7 +20,7 @@ URL_SCHEMES: Final = ("postgresql://", "postgres://")
 UP_TO_DATE: Final = "nothing to do: the database is up to date"
 
 
-@click.command()
+@click.command(short_help="Create or upgrade the tables in PostgreSQL.")
 @click.option(
     "--config",
     "-c",
@@ -34,8 +36,9 @@ UP_TO_DATE: Final = "nothing to do: the database is up to date"
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be run; change nothing.")
 @click.option("--status", is_flag=True, help="List the migrations and when each was run.")
+@output_options
 def migrate(
-    config_path: Path | None, postgres_url: str | None, dry_run: bool, status: bool
+    config_path: Path | None, postgres_url: str | None, dry_run: bool, status: bool, out: Out
 ) -> None:
     """Create or upgrade the tables of the long-term store in PostgreSQL.
 
@@ -63,15 +66,15 @@ def migrate(
             known = migrations.known_migrations()
             if not status and not dry_run:
                 done = await migrations.migrate(store.pool, known)
-                _say([f"{migration.name}  done" for migration in done] or [UP_TO_DATE])
+                _say(out, [(migration.name, "done") for migration in done], UP_TO_DATE)
                 return
             records = await migrations.recorded(store.pool)
             left = migrations.pending(known, records)
             if status:
-                _say([f"{record.name}  {record.at}" for record in records])
-                _say([f"{migration.name}  pending" for migration in left])
+                rows = [(record.name, str(record.at)) for record in records]
+                _say(out, [*rows, *((migration.name, "pending") for migration in left)])
             else:
-                _say([f"{migration.name}  would be run" for migration in left] or [UP_TO_DATE])
+                _say(out, [(migration.name, "would be run") for migration in left], UP_TO_DATE)
 
     try:
         trio.run(main)
@@ -98,6 +101,11 @@ def _url(config_path: Path | None, flag: str | None) -> SecretUrl:
     return url
 
 
-def _say(lines: list[str]) -> None:
-    for line in lines:
-        click.echo(line)
+def _say(out: Out, rows: list[tuple[str, str]], without: str | None = None) -> None:
+    if out.as_json:
+        out.json([{"name": name, "state": state} for name, state in rows])
+        return
+    for name, state in rows:
+        out.say(f"{name}  {state}")
+    if not rows and without is not None:
+        out.say(without)

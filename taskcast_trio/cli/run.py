@@ -29,7 +29,7 @@ from taskcast_trio.server.app import create_app
 from taskcast_trio.server.connection import GuardStats
 from taskcast_trio.server.options import reachable, serve_options
 from taskcast_trio.server.serve import StartupFailedError, run_until_signal, serve
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -10,69 +9,77 @@ from urllib.parse import quote
 
 import click
 
-from taskcast_trio.cli.connect import authorization, client_options, printable, reported
+from taskcast_trio.cli.connect import (
+    authorization,
+    checked,
+    explained,
+    server_options,
+    shape_expected,
+)
+from taskcast_trio.cli.output import Out, aligned, cell
+from taskcast_trio.cli.server import Server
 
 TIMEOUT_S: Final = 10.0
-_EMPTY: Final = "-"
 
 
-@click.command()
+@click.command(short_help="Show how far the webhooks of a task are.")
 @click.argument("task")
 @click.option("--deliveries", metavar="N", type=int, help="The last tries of webhook N.")
 @click.option("--redeliver", metavar="N", type=int, help="Deliver webhook N's dead letters again.")
 @click.option("--from-index", metavar="I", type=int, help="With --redeliver: all from index I on.")
-@click.option("--json", "as_json", is_flag=True, help="Print what the server answers.")
-@client_options
+@server_options
 def webhooks(
     task: str,
     deliveries: int | None,
     redeliver: int | None,
     from_index: int | None,
-    as_json: bool,
-    url: str,
-    token: str | None,
+    server: Server,
+    out: Out,
 ) -> None:
     """Show the webhooks of TASK: state, cursor, last error, next try.
 
-    Exit status: 0 when the server does what was asked, else 1.
+    \b
+      taskcast-trio webhooks TASK --deliveries 0
+      taskcast-trio webhooks TASK --redeliver 0
     """
     if deliveries is not None and redeliver is not None:
         raise click.UsageError("--deliveries and --redeliver do not go together")
     if from_index is not None and redeliver is None:
         raise click.UsageError("--from-index needs --redeliver")
     path = f"/tasks/{quote(task, safe='')}/webhooks"
-    base = url.rstrip("/")
-    with reported(base, TIMEOUT_S):
-        if redeliver is not None:
-            body = {} if from_index is None else {"fromIndex": from_index}
-            answer = _ask(base, token, "POST", f"{path}/{redeliver}/redeliver", body)
-            lines = ["it will be delivered again"]
-        elif deliveries is not None:
-            answer = _ask(base, token, "GET", f"{path}/{deliveries}/deliveries")
+    if redeliver is not None:
+        body = {} if from_index is None else {"fromIndex": from_index}
+        answer = _ask(server, task, "POST", f"{path}/{redeliver}/redeliver", body)
+        lines = ["it will be delivered again"]
+    elif deliveries is not None:
+        answer = _ask(server, task, "GET", f"{path}/{deliveries}/deliveries")
+        with shape_expected(server):
             lines = [*_tries(answer["deliveries"]), *_dead_letters(answer["deadLetters"])]
-        else:
-            answer = _ask(base, token, "GET", path)
+    else:
+        answer = _ask(server, task, "GET", path)
+        with shape_expected(server):
             lines = list(_webhooks(answer["webhooks"]))
-    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines))
+    out.json(answer) if out.as_json else out.say("\n".join(lines))
 
 
-def _ask(base: str, token: str | None, method: str, path: str, body: Any = None) -> Any:
-    """What the server answers; KeyError, TypeError or ValueError where that is none of ours."""
+def _ask(server: Server, task: str, method: str, path: str, body: Any = None) -> Any:
     import httpx
 
-    with httpx.Client(timeout=TIMEOUT_S, headers=authorization(token)) as client:
-        answer = client.request(method, f"{base}{path}", json=body)
-    found = answer.json()
-    if answer.is_success:
-        return found
-    raise click.ClickException(printable(str(found["error"])))
+    with (
+        explained(server),
+        httpx.Client(timeout=TIMEOUT_S, headers=authorization(server)) as client,
+    ):
+        answer = client.request(method, f"{server.url}{path}", json=body)
+        checked(answer, task)
+        with shape_expected(server):
+            return answer.json()
 
 
 def _webhooks(found: list[dict[str, Any]]) -> Iterator[str]:
     if not found:
         yield "the task has no webhooks"
         return
-    yield from _table(
+    yield from _lines(
         ("webhook", "status", "to", "cursor", "pending", "delivered", "dead", "last", "next try"),
         (
             (
@@ -101,7 +108,7 @@ def _tries(found: list[dict[str, Any]]) -> Iterator[str]:
     if not found:
         yield "nothing was tried yet"
         return
-    yield from _table(
+    yield from _lines(
         ("at", "index", "type", "try", "outcome", "ms", "event"),
         (
             (
@@ -123,7 +130,7 @@ def _dead_letters(found: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield ""
     yield f"dead letters: {len(found)}"
-    yield from _table(
+    yield from _lines(
         ("at", "index", "type", "tries", "last", "event"),
         (
             (
@@ -151,16 +158,5 @@ def _time(at_ms: int | None) -> str | None:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
-    lines = [head, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    for line in lines:
-        yield "  ".join(
-            cell.ljust(width) for cell, width in zip(line, widths, strict=True)
-        ).rstrip()
-
-
-def _cell(value: object) -> str:
-    """The value as text that does nothing to a terminal: types of events may hold anything."""
-    text = _EMPTY if value is None else str(value)
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+def _lines(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:
+    yield from aligned(columns, [[cell(value) for value in row] for row in rows])

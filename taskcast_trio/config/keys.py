@@ -105,7 +105,7 @@ ENV_ALIASES: Final[Mapping[str, str]] = {
 }
 """Environment names that existing set-ups use; they win over the derived ones."""
 
-CLIENT_ENV: Final = frozenset({"TASKCAST_URL", "TASKCAST_TOKEN"})
+CLIENT_ENV: Final = frozenset({"TASKCAST_URL", "TASKCAST_TOKEN", "TASKCAST_NODE", "TASKCAST_NODES"})
 """Variables of the client commands, of no meaning to the server."""
 
 TEST_ENV_PREFIX: Final = "TASKCAST_TEST_"

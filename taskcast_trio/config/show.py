@@ -16,24 +16,31 @@ from taskcast_trio.config.secret import Secret
 _QUOTED_FROM: Final = frozenset(" \t\r\n\"'#")
 
 
-def rows(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
-    """Yield key, value and source of every key that has a value, in the order of the types."""
+def rows(loaded: Loaded, *, reveal: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Yield key, value and source of every key that has a value, in the order of the types.
+
+    ``reveal`` shows secrets as they are.
+    """
     for path in KEYS:
         value = _look_up(loaded, path)
         source = loaded.sources.get(path, "default")
         if path == "host" and value is None:
             value = loaded.config.listen_host
         if value is not None:
-            yield path, render(value), source
+            yield path, render(value, reveal=reveal), source
 
 
-def render(value: Any) -> str:
-    """Write a value on one line; no :class:`Secret` in it is readable."""
+def render(value: Any, *, reveal: bool = False) -> str:
+    """Write a value on one line; no :class:`Secret` in it is readable, without ``reveal``."""
+
+    def told(secret: Any) -> str:
+        return secret.reveal() if reveal and isinstance(secret, Secret) else str(secret)
+
     if isinstance(value, Secret):
-        return str(value)
+        return told(value)
     if isinstance(value, str) and value.isprintable() and value and not _QUOTED_FROM & set(value):
         return value
-    return json.dumps(msgspec.to_builtins(value, enc_hook=str))
+    return json.dumps(msgspec.to_builtins(value, enc_hook=told))
 
 
 def _look_up(loaded: Loaded, path: str) -> Any:

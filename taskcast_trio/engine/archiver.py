@@ -18,14 +18,9 @@ import trio
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import (
-    Extent,
-    LongTermStore,
-    ShortTermStore,
-    TaskRecord,
-    Timer,
-    UnwritableRows,
-)
+from taskcast_trio.storage.long_term import Extent, LongTermStore, UnwritableRows
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import TaskRecord, Timer
 from taskcast_trio.storage.tiered import ARCHIVE
 
 from .history import expect

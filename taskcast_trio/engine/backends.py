@@ -10,8 +10,10 @@ import structlog
 
 from taskcast_trio.config import Config
 from taskcast_trio.core.errors import StoreUnavailable
+from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.memory import MemoryBackend
-from taskcast_trio.storage.protocols import Backend, LongTermStore, StoreRefused
+from taskcast_trio.storage.protocols import Backend
+from taskcast_trio.storage.records import StoreRefused
 
 log = structlog.get_logger(__name__)
 

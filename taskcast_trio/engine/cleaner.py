@@ -21,13 +21,9 @@ from taskcast_trio.core.cleanup import settled_at_ms, takes_event
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import BadRequest, StoreUnavailable, TaskNotFound
 from taskcast_trio.core.model import TERMINAL
-from taskcast_trio.storage.protocols import (
-    DueList,
-    LongTermStore,
-    ShortTermStore,
-    TaskRecord,
-    Timer,
-)
+from taskcast_trio.storage.long_term import LongTermStore
+from taskcast_trio.storage.protocols import DueList, ShortTermStore
+from taskcast_trio.storage.records import TaskRecord, Timer
 from taskcast_trio.storage.tiered import ARCHIVE
 
 from .archiver import is_whole

@@ -9,7 +9,7 @@ from typing import Final
 
 from taskcast_trio.core.cleanup import Target
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import TaskRecord
+from taskcast_trio.storage.records import TaskRecord
 
 from .cleanup_plan import PlannedRule
 

@@ -48,14 +48,13 @@ from taskcast_trio.core.model import (
     TaskView,
     Transition,
 )
-from taskcast_trio.storage.protocols import (
+from taskcast_trio.storage.long_term import LongTermStore
+from taskcast_trio.storage.protocols import Peers, ShortTermStore
+from taskcast_trio.storage.records import (
     Commit,
     CountLimits,
     Idempotency,
     LogLimits,
-    LongTermStore,
-    Peers,
-    ShortTermStore,
     Snapshot,
     TaskRecord,
 )

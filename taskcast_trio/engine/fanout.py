@@ -9,7 +9,8 @@ from typing import Final, TypeAlias
 import trio
 
 from taskcast_trio.core.errors import Draining
-from taskcast_trio.storage.protocols import Audience, Commit
+from taskcast_trio.storage.protocols import Audience
+from taskcast_trio.storage.records import Commit
 
 from .metrics import Metrics
 

@@ -12,7 +12,8 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import BadRequest, TaskNotFound
 from taskcast_trio.core.filter import EventFilter
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Commit, TaskRecord
 
 from .fanout import Fanout
 from .history import PAGE_EVENTS, PASS_ALL

@@ -16,7 +16,8 @@ from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.filter import EventFilter
 from taskcast_trio.core.model import ArchivedPublisher, Event, Task
 from taskcast_trio.core.series import collapse
-from taskcast_trio.storage.protocols import ShortTermStore, Snapshot
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Snapshot
 
 PAGE_EVENTS: Final = 256
 PASS_ALL: Final = EventFilter()

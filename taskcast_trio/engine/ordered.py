@@ -18,7 +18,7 @@ from taskcast_trio.core import sequence
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import Draining, RateLimited, SeqGap
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import Commit
+from taskcast_trio.storage.records import Commit
 
 from .fanout import Fanout
 

@@ -8,7 +8,8 @@ from operator import attrgetter
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.ids import event_id, parse_event_id
 from taskcast_trio.core.series import accumulates, series_of
-from taskcast_trio.storage.protocols import ShortTermStore, Snapshot, TaskRecord
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Snapshot, TaskRecord
 
 from .items import Follow
 

@@ -18,13 +18,9 @@ from msgspec import UNSET, UnsetType
 from taskcast_trio.config import Config
 from taskcast_trio.core.cleanup import parse_rules
 from taskcast_trio.core.model import AssignMode
-from taskcast_trio.storage.protocols import (
-    Backend,
-    Commit,
-    CountLimits,
-    LogLimits,
-    LongTermStore,
-)
+from taskcast_trio.storage.long_term import LongTermStore
+from taskcast_trio.storage.protocols import Backend
+from taskcast_trio.storage.records import Commit, CountLimits, LogLimits
 
 from .archiver import Archiver
 from .backends import open_stores

@@ -23,7 +23,8 @@ from taskcast_trio.core.deadline import (
 )
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskEnded, TaskNotFound
 from taskcast_trio.core.model import TERMINAL, Transition
-from taskcast_trio.storage.protocols import Commit, ShortTermStore, TaskRecord, Timer
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Commit, TaskRecord, Timer
 
 from .timer_loop import Outage, TimerLoop
 from .timetable import Timetable

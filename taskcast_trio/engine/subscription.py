@@ -23,7 +23,8 @@ from taskcast_trio.core.series import (
     fold,
     series_of,
 )
-from taskcast_trio.storage.protocols import Commit, Page, ShortTermStore, Snapshot, TaskRecord
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Commit, Page, Snapshot, TaskRecord
 
 from .fanout import Fanout
 from .history import PAGE_EVENTS

@@ -11,7 +11,8 @@ import trio
 
 from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.errors import StoreUnavailable
-from taskcast_trio.storage.protocols import DueList, Timer
+from taskcast_trio.storage.protocols import DueList
+from taskcast_trio.storage.records import Timer
 
 RETRY: Final = Backoff(initial_delay_ms=250, max_delay_ms=15_000)
 BATCH: Final = 64

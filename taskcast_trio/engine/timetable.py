@@ -12,7 +12,7 @@ from taskcast_trio.core import assignment
 from taskcast_trio.core.deadline import timers_at_change, timers_at_start
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import PARKED_MS, Timers
+from taskcast_trio.storage.records import PARKED_MS, Timers
 
 from .cleanup_plan import CLEANUP, CleanupPlan
 from .webhooks.state import WEBHOOK

@@ -7,7 +7,7 @@ from typing import Self
 
 import trio
 
-from taskcast_trio.storage.protocols import TaskRecord
+from taskcast_trio.storage.records import TaskRecord
 
 from .fanout import Fanout
 

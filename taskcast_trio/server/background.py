@@ -26,7 +26,7 @@ import trio
 
 from taskcast_trio.config import Config, ConfigError, require_available
 from taskcast_trio.engine import open_runtime
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from .app import create_app
 from .auth.custom import Authenticate

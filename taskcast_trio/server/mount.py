@@ -10,7 +10,7 @@ import trio
 from taskcast_trio.config import Config, ConfigError, require_available
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.engine import Runtime, TaskEngine, open_runtime
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from .app import create_app
 from .auth.custom import Authenticate

@@ -27,11 +27,12 @@ from taskcast_trio.core.model import Draft, Event, Task
 from .memory_log import Log
 from .memory_notes import MemoryNotes
 from .memory_timers import MemoryTimers
-from .protocols import (
+from .protocols import CommitSink
+from .publishers import publishers_of
+from .records import (
     NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
-    CommitSink,
     CountLimits,
     Idempotency,
     LogLimits,
@@ -42,7 +43,6 @@ from .protocols import (
     Timer,
     Timers,
 )
-from .publishers import publishers_of
 
 
 class MemoryBroadcast:

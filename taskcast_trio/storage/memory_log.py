@@ -14,8 +14,8 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event
 from taskcast_trio.core.series import SeriesValues, fold, keeps_value
 
-from .protocols import Commit, CountLimits, Idempotency, LogLimits, TaskRecord
 from .publishers import Publisher, again, counted_on, stored_before
+from .records import Commit, CountLimits, Idempotency, LogLimits, TaskRecord
 
 
 class Log:

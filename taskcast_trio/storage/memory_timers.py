@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from heapq import heapify, heappop, heappush, nsmallest
 
-from .protocols import PARKED_MS, Timer, Timers
+from .records import PARKED_MS, Timer, Timers
 
 
 class _Kind:

@@ -23,163 +23,29 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import trio
-from msgspec import Struct
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, Task
 
-Timers: TypeAlias = Mapping[str, int | None]
-"""When the timers of a task are due, by kind (Unix ms); None clears one."""
-
-NO_TIMERS: Final[Mapping[str, int]] = MappingProxyType({})
-
-PARKED_MS: Final = 1 << 52
-"""When a timer is due that waits to be hastened: not before the year 140000."""
-
-
-Durability: TypeAlias = Literal["durable", "volatile", "unknown"]
-
-
-class StoreRefused(Exception):
-    """The store can't be opened; ``str(error)`` is one line for the one who starts the server."""
-
-
-class Former(Struct, frozen=True):
-    """An epoch that a log had before: its indexes below ``next_index`` are part of the log."""
-
-    epoch: str
-    next_index: int
-
-
-class TaskRecord(Struct, frozen=True):
-    """A task with what the store knows of it. ``revision`` grows with every change of the task
-    itself.
-
-    A log that went on from its archive has a new epoch from there on; ``former`` are those before,
-    the oldest first. ``trimmed`` is the highest index that was ever trimmed, ``trims`` how many
-    events were: it grows with every trim that removes something.
-    """
-
-    task: Task
-    revision: int
-    epoch: str
-    next_index: int
-    imported: bool = False
-    former: tuple[Former, ...] = ()
-    trimmed: int = -1
-    trims: int = 0
-
-    def holds(self, epoch: str, index: int) -> bool:
-        """Whether what ``index`` was in ``epoch`` is part of this log."""
-        if epoch == self.epoch:
-            return index < self.next_index
-        return any(epoch == former.epoch and index < former.next_index for former in self.former)
-
-    def epoch_at(self, index: int) -> str:
-        """The epoch in which the index was given."""
-        for former in self.former:
-            if index < former.next_index:
-                return former.epoch
-        return self.epoch
-
-
-class Timer(Struct, frozen=True):
-    """Something to be done for a task at ``due_ms``."""
-
-    task_id: str
-    kind: str
-    due_ms: int
-
-
-class LogLimits(Struct, frozen=True):
-    """How many events one log may hold, and how many bytes of their data, as JSON text.
-
-    A ``latest`` event that replaced another counts in its place.
-    """
-
-    events: int
-    bytes: int
-
-
-class CountLimits(Struct, frozen=True):
-    """How many publishers of one log may count their events, and of how many events of each it is
-    known where they are: those that are older can't be answered again.
-    """
-
-    publishers: int = 1000
-    kept: int = 1000
-
-
-class Publishers(Struct, frozen=True):
-    """The seq that is expected next of each publisher that counts its events; read in one step."""
-
-    record: TaskRecord
-    expected: Mapping[str, int]
-
-
-NO_PUBLISHERS: Final[Mapping[str, int]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Idempotency:
-    """A caller's key, and a fingerprint of the request it came with. Kept ``ttl_ms`` or the task's
-    life.
-    """
-
-    key: str
-    fingerprint: bytes
-    ttl_ms: int = 24 * 60 * 60 * 1000
-
-
-class Page(Struct, frozen=True):
-    """A part of a log, and the state of the log at the moment of the read.
-
-    ``entries`` are in the order that was asked for; ``more`` says that the page's limit cut them.
-    """
-
-    record: TaskRecord
-    entries: Sequence[Entry]
-    more: bool
-
-
-class Snapshot(Struct, frozen=True):
-    """A log's high-water mark and the running value of every series, read in one step.
-
-    ``record.next_index - 1`` is the index up to which the values are.
-    """
-
-    record: TaskRecord
-    values: dict[str, Entry]
-
-
-class Commit(Struct, frozen=True):
-    """What one step did to one log; the answer of the step, and what is announced.
-
-    ``first_index`` is that of the first of ``entries``. ``created`` marks the birth of a task (an
-    import is none), ``deleted`` its end; ``replaced`` an import over an older log. ``repeated``
-    marks an answer that an idempotency key brought back: nothing was stored or announced. Nor was
-    it where there is ``known``: by their number among the drafts, events that were stored before.
-    """
-
-    record: TaskRecord
-    entries: Sequence[Entry] = ()
-    created: bool = False
-    deleted: bool = False
-    replaced: bool = False
-    repeated: bool = False
-    known: Mapping[int, Entry] | None = None
-    shared: dict[tuple[bool, int], bytes] = {}
-    """Encodings that subscribers at the same place share, by whether they are wrapped and by their
-    first filtered index."""
-
-    @property
-    def first_index(self) -> int:
-        return self.record.next_index - len(self.entries)
+from .records import (
+    NO_PUBLISHERS,
+    NO_TIMERS,
+    Commit,
+    CountLimits,
+    Durability,
+    Idempotency,
+    LogLimits,
+    Page,
+    Publishers,
+    Snapshot,
+    StoreLink,
+    TaskRecord,
+    Timer,
+    Timers,
+)
 
 
 class CommitSink(Protocol):
@@ -554,154 +420,6 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
         """How many tasks there are."""
 
 
-class UnwritableRows(Exception):
-    """Some events, or the task itself, can't be held by the long-term store; nothing was written.
-
-    Writing without the events at ``indexes`` works; ``task`` says that the task is at fault.
-    """
-
-    def __init__(self, indexes: Sequence[int], *, task: bool = False) -> None:
-        super().__init__("the task" if task else f"{len(indexes)} events")
-        self.indexes = tuple(indexes)
-        self.task = task
-
-
-class Extent(Struct, frozen=True):
-    """How far a task is archived."""
-
-    epoch: str
-    revision: int
-    next_index: int
-
-
-class Summary(Struct, frozen=True):
-    """How much is archived: tasks, the events that they have had, and when a task changed last."""
-
-    tasks: int
-    events: int
-    updated_at_ms: int | None
-
-
-class LongTermStore(DueList, Protocol):
-    """Holds what has been archived; written by cursor, read when the short-term store has the task
-    no more.
-
-    ``next_index`` of the records that it gives is that of what is archived. Every step may be
-    repeated without harm. A step that raises StoreUnavailable may have been done. It knows one kind
-    of timer, ``cleanup``.
-    """
-
-    async def save(
-        self,
-        record: TaskRecord,
-        entries: Sequence[Entry],
-        *,
-        through: int | None = None,
-        values: Sequence[Entry] = (),
-        due_ms: int | None = None,
-        publishers: Mapping[str, int] = NO_PUBLISHERS,
-    ) -> bool:
-        """Write the task as of its revision and these events; writing the same again changes
-        nothing.
-
-        ``entries`` go on where the log's archive ends, in the order of the indexes. ``through`` is
-        the index up to which it reaches then, for who leaves events out at the end; without it,
-        that of the last entry. A ``latest`` event removes the one that it replaced. An event that
-        was archived and trimmed does not come back. ``values`` are those of the series of a log
-        that was trimmed before: its events can't tell them. ``due_ms`` sets the task's timer.
-        ``publishers`` are the seqs that are expected next; they never go back. A
-        task with a higher revision is never overwritten by an older one. A log of another epoch is
-        another life of the task, which replaces the one that is there; but False, and nothing
-        written, where the epoch is that of a life that has ended here, or where the task was
-        created before the one that is there and is no import.
-
-        Raises:
-            UnwritableRows: what can't be written; nothing was.
-        """
-
-    async def archived_index(self, task_id: str, epoch: str) -> int:
-        """The highest index up to which the log is archived; -1 where nothing is."""
-
-    async def extents(self, task_ids: Sequence[str]) -> dict[str, Extent]:
-        """How far those of the tasks are archived that are archived at all."""
-
-    async def summary(self) -> Summary:
-        """How much there is; it may look at every task."""
-
-    async def ping(self) -> None:
-        """Return where the store answers."""
-
-    async def load(self, task_id: str) -> TaskRecord | None:
-        """The task as archived, or None."""
-
-    async def exists(self, task_id: str) -> bool:
-        """Whether there is such a task."""
-
-    async def list_tasks(
-        self,
-        *,
-        limit: int,
-        statuses: frozenset[str] | None = None,
-        type_: str | None = None,
-        after: tuple[int, str] | None = None,
-    ) -> list[TaskRecord]:
-        """Tasks in the order of ``created_at`` and, where that is equal, of the id.
-
-        Only those that come after the place ``after``, where a task may be or not.
-        """
-
-    async def read(self, task_id: str, *, after: int, limit: int) -> Page:
-        """As :meth:`ShortTermStore.read`."""
-
-    async def read_places(
-        self, task_id: str, *, after_place: int, after_index: int, limit: int
-    ) -> Page:
-        """As :meth:`ShortTermStore.read_places`."""
-
-    async def publishers(self, task_id: str) -> Publishers:
-        """As :meth:`ShortTermStore.publishers`, of what is archived."""
-
-    async def find(self, task_id: str, event_id: str) -> Entry | None:
-        """As :meth:`ShortTermStore.find`."""
-
-    async def snapshot(self, task_id: str) -> Snapshot:
-        """As :meth:`ShortTermStore.snapshot`."""
-
-    async def trim(self, task_id: str, indexes: Sequence[int], *, epoch: str) -> int:
-        """As :meth:`ShortTermStore.trim`, of what is archived."""
-
-    async def set_due(self, task_id: str, due_ms: int | None, *, epoch: str) -> bool:
-        """Set or clear the timer; False, and nothing done, where there is no such log."""
-
-    async def list_ended(self, *, after: str | None, limit: int) -> list[TaskRecord]:
-        """The tasks that have ended, in the order of their ids, from behind the id ``after``."""
-
-    async def mark(self, name: str) -> str | None:
-        """What was last put under the name by :meth:`put_mark`, or None."""
-
-    async def put_mark(self, name: str, value: str) -> None:
-        """Keep a short text, in the place of the one that was there."""
-
-    async def renew(self, task_id: str, *, epoch: str, new_epoch: str) -> TaskRecord:
-        """End the epoch of a log where its archive ends: what follows is of ``new_epoch``.
-
-        For who goes on with a log of which only the archive is left. The events stay; writes of the
-        old epoch that come late are refused. Once renewed, the same again changes nothing.
-
-        Raises:
-            TaskNotFound: there is no such task.
-            RevisionConflict: the log has neither epoch: another one has renewed it.
-        """
-
-    async def delete(self, task_id: str, *, epoch: str | None = None) -> bool:
-        """Remove the task and its events; False where there was none.
-
-        It is gone at once; that its rows are is true when this returns. A later write of the epoch
-        that was archived, or of ``epoch``, is refused. The same with an ``epoch`` once more changes
-        nothing, and leaves a task alone that was made since.
-        """
-
-
 class Peers(Protocol):
     """The processes that share a store."""
 
@@ -727,15 +445,6 @@ class Peers(Protocol):
 
     async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:
         """Take some of what all processes together may take within a second; how many they are."""
-
-
-class StoreLink(Struct, frozen=True):
-    """The connections to a store, as they are now; nothing in it is a secret."""
-
-    commands: Literal["up", "down"]
-    pubsub: Literal["up", "down"]
-    server_version: str
-    kind: str
 
 
 class Backend(Protocol):

@@ -10,7 +10,7 @@ from taskcast_trio.core.entry import Entry, commit
 from taskcast_trio.core.errors import SeqGap, SeqStale, TaskFull
 from taskcast_trio.core.model import Draft
 
-from .protocols import CountLimits, TaskRecord
+from .records import CountLimits, TaskRecord
 
 
 class Publisher:

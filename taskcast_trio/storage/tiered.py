@@ -24,17 +24,17 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.model import Draft, Event, Task
 
-from .protocols import (
+from .long_term import LongTermStore
+from .protocols import ShortTermStore
+from .records import (
     NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
     CountLimits,
     Idempotency,
     LogLimits,
-    LongTermStore,
     Page,
     Publishers,
-    ShortTermStore,
     Snapshot,
     TaskRecord,
     Timer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def test_it_runs_what_is_pending_and_says_so(runner: CliRunner, url: str) -> Non
     assert psql(url, "SELECT to_regclass('taskcast_tasks') IS NULL") == "t", "a dry run"
     assert run() == [f"{name}  done" for name in NAMES]
     assert run() == run("--dry-run") == ["nothing to do: the database is up to date"]
+    told = json.loads(run("--status", "--json")[0])
+    assert [each["name"] for each in told] == NAMES
     status = run("--status")
     assert [line.split("  ")[0] for line in status] == NAMES
     assert all(line.endswith("Z") for line in status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from taskcast_trio.cli import main
+from taskcast_trio.cli.failures import NO_SERVER, USAGE
 
 
 @contextmanager
@@ -52,6 +54,13 @@ def test_it_prints_version_and_round_trip(runner: CliRunner) -> None:
     assert b"authorization: bearer hush" in requests[0].lower()
 
 
+def test_json_is_for_programs(runner: CliRunner) -> None:
+    with answering(HEALTHY) as (url, _):
+        told = json.loads(runner.invoke(main, ["ping", "--url", url, "--json"]).stdout)
+    assert told.pop("ms") >= 0
+    assert told == {"name": "taskcast", "version": "1.2.3", "url": url}
+
+
 def test_url_and_token_come_from_the_environment_too(runner: CliRunner) -> None:
     with answering(HEALTHY) as (url, requests):
         env = {"TASKCAST_URL": url, "TASKCAST_TOKEN": "hush"}
@@ -59,9 +68,9 @@ def test_url_and_token_come_from_the_environment_too(runner: CliRunner) -> None:
     assert b"authorization: bearer hush" in requests[0].lower()
 
 
-def failed(result: Result) -> str:
+def failed(result: Result, exit_code: int = NO_SERVER) -> str:
     """Return the one line of a failed call."""
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (exit_code, "")
     [line] = result.stderr.splitlines()
     return line
 
@@ -76,7 +85,10 @@ def test_no_server_is_a_hint(runner: CliRunner) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (response("nope", "503 Service Unavailable"), "answered 503 to /health"),
+        (
+            response("nope", "503 Service Unavailable"),
+            "answered 503: does something before the server",
+        ),
         (response("<html>"), "answers, but not as a Taskcast server"),
         (response('{"status": "up"}'), "answers, but not as a Taskcast server"),
         (response("[]"), "answers, but not as a Taskcast server"),
@@ -94,4 +106,4 @@ def test_something_else_on_the_port_is_said_so(
 
 @pytest.mark.parametrize("url", ["localhost:3721", "ftp://h", "http://", "\x00"])
 def test_what_is_no_url_is_said_so(runner: CliRunner, url: str) -> None:
-    assert "is no URL" in failed(runner.invoke(main, ["ping", "--url", url]))
+    assert "is no URL" in failed(runner.invoke(main, ["ping", "--url", url]), USAGE)

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from taskcast_trio.cli import main
+from taskcast_trio.cli.failures import CONFLICT, NO_SERVER
 
 from .test_cleanup import answering
 
@@ -20,11 +21,12 @@ def test_what_is_no_answer_of_ours_is_one_line(
 ) -> None:
     with answering(answer) as (url, _):
         result = runner.invoke(main, ["webhooks", "t", "--url", url, *arguments])
-    assert result.exit_code == 1
-    assert result.output == f"Error: {url} answers, but not as a Taskcast server\n"
+    assert result.exit_code == NO_SERVER
+    assert result.output.startswith(f"Error: {url} answers, but not as a Taskcast server")
+    assert len(result.output.splitlines()) == 1
 
 
 def test_a_refusal_does_nothing_to_the_terminal(runner: CliRunner) -> None:
-    with answering('{"error": "no \\u001b[2J way"}', status=404) as (url, _):
+    with answering('{"error": "no \\u001b[2J way"}', status=409) as (url, _):
         result = runner.invoke(main, ["webhooks", "t", "--url", url])
-    assert (result.exit_code, result.output) == (1, "Error: no \\x1b[2J way\n")
+    assert (result.exit_code, result.output) == (CONFLICT, "Error: no \\x1b[2J way\n")

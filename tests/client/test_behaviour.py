@@ -5,6 +5,7 @@ real server.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -408,8 +409,7 @@ class Tokens:
         self.given: list[str] = []
 
     def __call__(self) -> str:
-        number = len(self.given)
-        self.given.append(f"{id(self)}-{number}")
+        self.given.append(secrets.token_hex(8))  # the server outlives this, and keeps what it took
         claims = {"sub": "tests", "jti": self.given[-1], "scope": ["*"], "taskIds": "*"}
         return jwt.encode(claims, SECRET, "HS256")
 

@@ -23,7 +23,8 @@ from taskcast_trio.core.model import CreateTask, Draft, Status, Transition
 from taskcast_trio.engine import Delivery, Done, Follow, Gap, Runtime
 from taskcast_trio.engine.scheduler import Scheduler
 from taskcast_trio.engine.timetable import Timetable
-from taskcast_trio.storage.protocols import Commit, ShortTermStore
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Commit
 from taskcast_trio.testing import open_test_runtime
 
 from ..follower import Client, check, draft, latest, piece

@@ -20,7 +20,7 @@ from taskcast_trio.engine.follow_all import FollowAll
 from taskcast_trio.engine.scheduler import Scheduler
 from taskcast_trio.engine.subscription import Subscription
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.storage.protocols import Commit
+from taskcast_trio.storage.records import Commit
 from taskcast_trio.testing import run_with_seed
 
 from .scenarios import (

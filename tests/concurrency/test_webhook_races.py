@@ -21,7 +21,7 @@ from taskcast_trio.engine.webhooks import Attempt, Lanes, Webhooks
 from taskcast_trio.engine.webhooks.state import WEBHOOK
 from taskcast_trio.engine.webhooks.worker import LEASE_MS, LINGER_S
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.storage.protocols import PARKED_MS, Commit, Timer
+from taskcast_trio.storage.records import PARKED_MS, Commit, Timer
 
 from ..engine.support import raw
 

@@ -12,7 +12,7 @@ import pytest
 from .blocks import ROOT, Block, Failed, Reader, blocks_of, reader
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OPTIONS = {"README.md": ("--workers-api",)}
+OPTIONS = {"README.md": ("--workers-api",), "workers.md": ("--workers-api",)}
 """Of the server that a page's blocks are run against."""
 
 NOT_RUN = {
@@ -27,8 +27,8 @@ NOT_RUN = {
 
 SERVE = {
     ("README.md", ".venv/bin/taskcast-trio --storage sqlite"): "-p 0",
-    ("README.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
     ("docs/auth.md", ".venv/bin/python examples/browser_page.py"): "--port 0 --pace 0",
+    ("docs/storage.md", "taskcast-trio --storage sqlite"): "-p 0",
 }
 """The blocks that serve until Ctrl-C, and options that make them listen on a free port."""
 
@@ -38,8 +38,28 @@ from taskcast_trio.core.signature import standard_headers
 secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b"{}"
 headers = standard_headers([secret], message_id="m", timestamp_s=int(time.time()), body=body)
 """
+WORKED = """
+import os, signal, threading, time
+import httpx
+
+async def model(prompt):
+    for word in ("The ", "sea"):
+        yield word
+
+def ask():
+    with httpx.Client(base_url=os.environ["TASKCAST_URL"], trust_env=False) as http:
+        task = {"id": "worked", "type": "llm.chat", "params": {"prompt": "?"}}
+        http.post("/tasks", json={**task, "assignMode": "ws-offer"}).raise_for_status()
+        while http.get("/tasks/worked").json()["status"] != "completed":
+            time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=ask, daemon=True).start()
+"""
 GIVEN = {
     ("docs/webhooks.md", "from standardwebhooks import Webhook"): RECEIVED,
+    ("README.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
+    ("docs/workers.md", "import trio\nfrom taskcast_trio.worker"): WORKED,
 }
 """What fragments take as given."""
 

@@ -9,7 +9,7 @@ from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.core.model import Task
 from taskcast_trio.engine.timer_loop import TimerLoop
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.storage.protocols import Timer
+from taskcast_trio.storage.records import Timer
 from taskcast_trio.testing import START_MS, trio_clock_ms
 
 KIND = "test"

@@ -12,7 +12,7 @@ from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.engine.timer_loop import TimerLoop
 from taskcast_trio.engine.webhooks.state import WEBHOOK
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.storage.protocols import PARKED_MS, Timer
+from taskcast_trio.storage.records import PARKED_MS, Timer
 from tests.receiver import answering
 
 from ..storage.support import task

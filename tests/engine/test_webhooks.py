@@ -14,7 +14,7 @@ from taskcast_trio.core.model import ImportArchive, ImportTask
 from taskcast_trio.core.webhook import Unusable
 from taskcast_trio.engine.webhooks import cursor
 from taskcast_trio.engine.webhooks.state import WEBHOOK, State, encode, state_name
-from taskcast_trio.storage.protocols import PARKED_MS, Page
+from taskcast_trio.storage.records import PARKED_MS, Page
 from tests.receiver import Received, Script, Wire, answering, hanging, saying
 
 from .support import move, raw

@@ -17,7 +17,7 @@ from taskcast_trio.core.model import CreateTask, Draft
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.webhooks import Dialer, Look
 from taskcast_trio.engine.webhooks.state import RETRY, WEBHOOK, Kept
-from taskcast_trio.storage.protocols import PARKED_MS
+from taskcast_trio.storage.records import PARKED_MS
 from tests.receiver import MemoryNetwork, Received, Receiver, Script, Wire, answering
 
 from .support import raw

@@ -67,11 +67,12 @@ async def start_server(
     mount: Callable[[Any], Any] = lambda app: app,
     clock: Callable[[], int] = wall_clock_ms,
     authenticate: Authenticate | None = None,
+    port: int = 0,
     **options: Any,
 ) -> AsyncIterator[Running]:
     with trio.fail_after(PATIENCE_S):
         async with open_runtime(config, clock=clock) as runtime, trio.open_nursery() as nursery:
-            serve_options = ServeOptions(host="127.0.0.1", port=0, **options)
+            serve_options = ServeOptions(host="127.0.0.1", port=port, **options)
             app = mount(create_app(runtime, authenticate=authenticate))
             urls = await nursery.start(
                 lambda task_status: serve(

@@ -17,7 +17,7 @@ from taskcast_trio.config import Config, Secret
 from taskcast_trio.config.schema import Auth, Jwt, Limits, Redis
 from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.engine.backends import open_stores
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from ..storage.redis.server import new_prefix, redis_url, running
 from .conftest import Running, start_server

@@ -12,7 +12,7 @@ import trio
 from taskcast_trio.config import Config
 from taskcast_trio.config.schema import Auth, Jwt
 from taskcast_trio.config.secret import Secret
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from .conftest import Start, start_server
 from .reading import opened

@@ -265,11 +265,11 @@ async def test_the_command_shows_it_and_delivers_again(tmp_path: Path) -> None:
         assert "\u202e" not in tries
         assert (await run("t", "--redeliver", "0")) == "0 it will be delivered again\n"
         await when(server, deadLetters=0)
-        assert '"webhooks": [' in await run("t", "--json")
+        assert '"webhooks":[' in await run("t", "--json")
         assert (await run("t", "--redeliver", "0", "--from-index", "0")).startswith("0 ")
         await when(server, delivered=4)
-        assert "1 Error: Task not found: x" in await run("x")
-        assert "1 Error: Task t has no webhook 7" in await run("t", "--deliveries", "7")
+        assert "5 Error: no task x at" in await run("x")
+        assert "5 Error: Task t has no webhook 7" in await run("t", "--deliveries", "7")
         assert (await run("t", "--from-index", "0")).startswith("2 ")
         assert "is no URL" in await run("t", "--url", "localhost:1")
         assert "no server at" in await run("t", "--url", "http://127.0.0.1:1")

@@ -415,3 +415,18 @@ async def test_a_token_is_for_its_own_worker_and_ends_its_connection(start: Any)
                 told = await other.ask(type="register", workerId="w")
                 assert (told["type"], told["code"]) == ("error", "forbidden")
             assert await peer.closed() == (1008, "token_expired")
+
+
+async def test_a_task_that_was_claimed_without_room_is_told_again_when_there_is_room(
+    start: Any,
+) -> None:
+    async with start(config()) as server, connected(server, "w", capacity=1) as peer:
+        race = await server.task(assignMode="ws-race")
+        await offered(peer, race, "available")
+        task, _ = await taken(server, peer)
+        told = await peer.ask(type="claim", taskId=race)
+        assert told == {"type": "claimed", "taskId": race, "success": False}
+        await server.move(task, "cancelled")
+        assert (await peer.hear())["type"] == "cancel"
+        await offered(peer, race, "available")
+        assert (await peer.ask(type="claim", taskId=race))["success"] is True

@@ -40,7 +40,7 @@ from taskcast_trio.engine.history import HistoryQuery
 from taskcast_trio.engine.items import Done, Run
 from taskcast_trio.engine.workers.asked import Registration
 from taskcast_trio.storage.postgres import open_postgres
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from ..storage.postgres.server import LocalServer, migrated_on, new_database, psql, url_of
 

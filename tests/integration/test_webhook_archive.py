@@ -10,7 +10,7 @@ from taskcast_trio.core.errors import TaskArchived
 from taskcast_trio.core.model import CreateTask, Draft, Transition
 from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.webhooks.state import WEBHOOK
-from taskcast_trio.storage.protocols import PARKED_MS
+from taskcast_trio.storage.records import PARKED_MS
 from tests.receiver import Received, Wire, answering, receiving
 
 from ..engine.support import raw

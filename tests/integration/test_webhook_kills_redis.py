@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from taskcast_trio.engine.webhooks.state import WEBHOOK
-from taskcast_trio.storage.protocols import PARKED_MS, ShortTermStore
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import PARKED_MS
 from taskcast_trio.storage.redis import open_redis
 from tests.receiver import Receiver, receiving
 

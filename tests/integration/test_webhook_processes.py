@@ -18,7 +18,7 @@ from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.webhooks import service
 from taskcast_trio.engine.webhooks.state import WEBHOOK
 from taskcast_trio.engine.webhooks.worker import LEASE_MS
-from taskcast_trio.storage.protocols import PARKED_MS
+from taskcast_trio.storage.records import PARKED_MS
 from tests.receiver import receiving
 
 from ..engine.webhook_support import create, publish

@@ -19,7 +19,7 @@ from taskcast_trio.config.schema import Postgres, Redis, Sqlite
 from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.webhooks.state import RETRY, WEBHOOK, Kept
-from taskcast_trio.storage.protocols import PARKED_MS
+from taskcast_trio.storage.records import PARKED_MS
 from tests.receiver import Received, Receiver, Wire, answering, hanging, receiving, saying
 
 from ..engine.support import move, raw

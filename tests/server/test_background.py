@@ -27,7 +27,7 @@ from taskcast_trio.server import background as module
 from taskcast_trio.server.auth.custom import AuthRequest
 from taskcast_trio.server.serve import ServeOptions, StartupFailedError, serve
 from taskcast_trio.storage.memory import MemoryBroadcast
-from taskcast_trio.storage.protocols import StoreRefused
+from taskcast_trio.storage.records import StoreRefused
 
 from ..storage.redis.server import new_prefix, redis_url
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 import pytest
 import trio
 
+from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres.connection import Connection
-from taskcast_trio.storage.protocols import Backend, LongTermStore, ShortTermStore
+from taskcast_trio.storage.protocols import Backend, ShortTermStore
 from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.sqlite import open_sqlite
 from taskcast_trio.storage.tiered import TieredStore

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft, Event, SeriesMode, Status, Task
-from taskcast_trio.storage.protocols import Commit, Idempotency, ShortTermStore
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Commit, Idempotency
 
 NOW = 1_700_000_000_000
 DAY = 24 * 60 * 60 * 1000

@@ -13,7 +13,8 @@ from msgspec import Raw
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import KeyReused, TaskEnded, TaskFull, TaskNotFound
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import LogLimits, ShortTermStore
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import LogLimits
 
 from .conftest import OpenBackend
 from .support import (

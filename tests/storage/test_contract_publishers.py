@@ -18,7 +18,7 @@ from taskcast_trio.core.errors import (
     TaskNotFound,
 )
 from taskcast_trio.core.model import MAX_SEQ
-from taskcast_trio.storage.protocols import CountLimits, Former, LogLimits, Publishers
+from taskcast_trio.storage.records import CountLimits, Former, LogLimits, Publishers
 
 from .support import (
     NOW,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskExists, TaskNotFound
-from taskcast_trio.storage.protocols import Former, TaskRecord
+from taskcast_trio.storage.records import Former, TaskRecord
 
 from .support import (
     DAY,

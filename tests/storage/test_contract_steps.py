@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from taskcast_trio.core.errors import TaskcastError
-from taskcast_trio.storage.protocols import Commit
+from taskcast_trio.storage.records import Commit
 from taskcast_trio.testing import cancelled_after
 
 from .support import (

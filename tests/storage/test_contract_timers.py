@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taskcast_trio.core.errors import TaskFull
-from taskcast_trio.storage.protocols import PARKED_MS, LogLimits, Timer
+from taskcast_trio.storage.records import PARKED_MS, LogLimits, Timer
 
 from .support import NOW, append, draft, event, key, task
 

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import TaskRecord
 
 from .support import (
     NOW,

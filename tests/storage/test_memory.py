@@ -9,7 +9,7 @@ import trio
 
 from taskcast_trio.core import series
 from taskcast_trio.storage.memory import MemoryBackend, MemoryStore
-from taskcast_trio.storage.protocols import Commit
+from taskcast_trio.storage.records import Commit
 
 from .support import NOW, append, draft, latest, piece, task, text
 

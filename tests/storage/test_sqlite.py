@@ -16,8 +16,8 @@ from msgspec import Raw
 
 from taskcast_trio.core.errors import KeyReused, TaskFull
 from taskcast_trio.core.model import BlockedRequest, Cleanup, Task, TaskError
-from taskcast_trio.storage.protocols import LogLimits
 from taskcast_trio.storage.recent import Recent
+from taskcast_trio.storage.records import LogLimits
 from taskcast_trio.storage.sqlite import StoreRefused, open_sqlite, writer
 from taskcast_trio.storage.sqlite.schema import SCHEMA_VERSION
 

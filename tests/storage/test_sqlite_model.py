@@ -19,14 +19,14 @@ from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Draft, Status
 from taskcast_trio.storage.memory import MemoryBackend
 from taskcast_trio.storage.memory_log import Log
-from taskcast_trio.storage.protocols import (
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import (
     PARKED_MS,
     Commit,
     CountLimits,
     Former,
     LogLimits,
     Page,
-    ShortTermStore,
     Snapshot,
     TaskRecord,
 )

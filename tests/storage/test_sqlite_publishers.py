@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from taskcast_trio.core.errors import SeqGap, SeqStale, StoreUnavailable
-from taskcast_trio.storage.protocols import CountLimits
+from taskcast_trio.storage.records import CountLimits
 from taskcast_trio.storage.sqlite import open_sqlite
 
 from .sqlite_support import Gate, rows_of, statements

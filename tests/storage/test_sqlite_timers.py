@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import Former, TaskRecord, Timer
+from taskcast_trio.storage.records import Former, TaskRecord, Timer
 from taskcast_trio.storage.sqlite import SqliteBackend, open_sqlite
 
 from .sqlite_support import (

@@ -14,7 +14,7 @@ import pytest
 from msgspec import Raw
 
 from taskcast_trio.core.errors import KeyReused
-from taskcast_trio.storage.protocols import Former, TaskRecord, Timer
+from taskcast_trio.storage.records import Former, TaskRecord, Timer
 from taskcast_trio.storage.sqlite import StoreRefused, open_sqlite
 from taskcast_trio.storage.sqlite.schema import SCHEMA_VERSION
 

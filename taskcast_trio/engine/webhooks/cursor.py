@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.webhook import Webhook, body_of, delivery_id, next_try_ms
-from taskcast_trio.storage.protocols import Page
+from taskcast_trio.storage.records import Page
 
 from ..metrics import Metrics
 from .attempt import Attempt

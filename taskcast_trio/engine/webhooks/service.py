@@ -20,14 +20,8 @@ from taskcast_trio.core.errors import (
     WebhookNotFound,
 )
 from taskcast_trio.core.webhook import Unusable, Webhook
-from taskcast_trio.storage.protocols import (
-    PARKED_MS,
-    Audience,
-    Commit,
-    ShortTermStore,
-    TaskRecord,
-    Timer,
-)
+from taskcast_trio.storage.protocols import Audience, ShortTermStore
+from taskcast_trio.storage.records import PARKED_MS, Commit, TaskRecord, Timer
 
 from ..metrics import Metrics
 from ..timer_loop import BATCH, Outage, TimerLoop

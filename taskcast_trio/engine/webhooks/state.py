@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct
 from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.model import Task
 from taskcast_trio.core.webhook import Outcome, Unusable, Webhook, read
-from taskcast_trio.storage.protocols import PARKED_MS, TaskRecord
+from taskcast_trio.storage.records import PARKED_MS, TaskRecord
 
 from .attempt import Failure
 

@@ -12,13 +12,8 @@ import trio
 from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.errors import StoreUnavailable, TaskNotFound
 from taskcast_trio.core.webhook import Webhook
-from taskcast_trio.storage.protocols import (
-    PARKED_MS,
-    Audience,
-    Page,
-    ShortTermStore,
-    TaskRecord,
-)
+from taskcast_trio.storage.protocols import Audience, ShortTermStore
+from taskcast_trio.storage.records import PARKED_MS, Page, TaskRecord
 
 from .cursor import Cursor, LeaseLost, Tools
 from .state import RETRY, WEBHOOK, definitions, kept

@@ -25,7 +25,8 @@ from taskcast_trio.core.errors import (
     TaskNotFound,
 )
 from taskcast_trio.core.model import Draft, Task
-from taskcast_trio.storage.protocols import Audience, Commit, ShortTermStore, TaskRecord
+from taskcast_trio.storage.protocols import Audience, ShortTermStore
+from taskcast_trio.storage.records import Commit, TaskRecord
 
 from ..metrics import Metrics
 from ..timer_loop import Outage

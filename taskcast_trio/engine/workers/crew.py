@@ -16,7 +16,8 @@ from taskcast_trio.core.assignment import DISPATCH, LEASE, is_held
 from taskcast_trio.core.errors import StoreUnavailable, TaskEnded, TaskNotFound
 from taskcast_trio.core.machine import MOVES
 from taskcast_trio.core.model import TERMINAL
-from taskcast_trio.storage.protocols import Backend, Commit
+from taskcast_trio.storage.protocols import Backend
+from taskcast_trio.storage.records import Commit
 from taskcast_trio.storage.tiered import TieredStore
 
 from ..bulletin import Bulletin

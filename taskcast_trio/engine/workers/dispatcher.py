@@ -33,7 +33,8 @@ from taskcast_trio.core.errors import (
 )
 from taskcast_trio.core.matching import Candidate, rank
 from taskcast_trio.core.model import Task
-from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord, Timer
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import TaskRecord, Timer
 
 from ..timer_loop import Outage
 from .assignments import Assignments

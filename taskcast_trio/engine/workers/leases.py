@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from taskcast_trio.core import assignment
 from taskcast_trio.core.assignment import LEASE, is_held
-from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord, Timer
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import TaskRecord, Timer
 
 from ..metrics import Metrics
 from .assignments import Assignments, is_of

@@ -83,6 +83,10 @@ class Session:
             self._announced.popitem(last=False)
         self._tell("available", task)
 
+    def forget(self, task_id: str) -> None:
+        """It may be told again of a task that several may claim."""
+        self._announced.pop(task_id, None)
+
     def _tell(self, type_: Literal["offer", "available"], task: Task) -> None:
         self.send({"type": type_, "taskId": task.id, "task": summary_of(task)})
 

@@ -15,7 +15,8 @@ import msgspec
 
 from taskcast_trio.core.assignment import DISPATCH, Queue, place_of, queue_of
 from taskcast_trio.core.matching import fits
-from taskcast_trio.storage.protocols import ShortTermStore, TaskRecord, Timer
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import TaskRecord, Timer
 
 from .registry import Worker
 

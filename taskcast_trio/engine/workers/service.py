@@ -11,7 +11,7 @@ import trio
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from taskcast_trio.core.errors import Forbidden, StoreUnavailable, WorkerNotFound
+from taskcast_trio.core.errors import Forbidden, NoRoom, StoreUnavailable, WorkerNotFound
 from taskcast_trio.core.ids import ulid
 from taskcast_trio.core.model import Task
 
@@ -167,7 +167,9 @@ class Workers(Crew):
             raise Forbidden(f"Task {task_id} is not for this caller")
         try:
             task = await self.assignments.assign(session.worker_id, task_id)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, NoRoom):
+                session.forget(task_id)  # it is told again when it has room
             if offer is not None:
                 self.dispatcher.serve(session.worker_id)
             raise

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from taskcast_trio.core.model import TERMINAL
-from taskcast_trio.storage.protocols import TaskRecord, Timer
+from taskcast_trio.storage.records import TaskRecord, Timer
 
 from . import statements as sql
 from .connection import Connection, Row

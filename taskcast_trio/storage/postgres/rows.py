@@ -19,7 +19,7 @@ from taskcast_trio.core.errors import BadRequest
 from taskcast_trio.core.ids import Position, parse_event_id
 from taskcast_trio.core.jsontext import Mask
 from taskcast_trio.core.model import Cleanup, Event, Task, TaskError
-from taskcast_trio.storage.protocols import Former, TaskRecord
+from taskcast_trio.storage.records import Former, TaskRecord
 
 from .connection import Row
 

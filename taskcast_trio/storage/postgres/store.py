@@ -15,16 +15,8 @@ from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import TERMINAL
 from taskcast_trio.core.series import SeriesValues, fold
 from taskcast_trio.storage.bridge import Bridge
-from taskcast_trio.storage.protocols import (
-    NO_PUBLISHERS,
-    Extent,
-    Page,
-    Publishers,
-    Snapshot,
-    Summary,
-    TaskRecord,
-    UnwritableRows,
-)
+from taskcast_trio.storage.long_term import Extent, Summary, UnwritableRows
+from taskcast_trio.storage.records import NO_PUBLISHERS, Page, Publishers, Snapshot, TaskRecord
 
 from . import statements as sql
 from .connection import Connection, Row

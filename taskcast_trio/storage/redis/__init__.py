@@ -4,7 +4,7 @@ trio-asyncio, which patches asyncio: do so only where Redis is configured.
 
 from __future__ import annotations
 
-from ..protocols import StoreRefused
+from ..records import StoreRefused
 from .backend import RedisBackend, open_redis
 
 __all__ = ["RedisBackend", "StoreRefused", "open_redis"]

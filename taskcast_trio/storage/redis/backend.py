@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from taskcast_trio.core.errors import StoreUnavailable
 
 from ..bridge import Bridge, bridge_or_own
-from ..protocols import Durability, StoreLink, StoreRefused
+from ..records import Durability, StoreLink, StoreRefused
 from .broadcast import RedisBroadcast
 from .commands import CONNECTIONS, Commands
 from .errors import CONNECTION_ERRORS, refusal

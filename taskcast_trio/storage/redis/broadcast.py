@@ -21,7 +21,8 @@ from taskcast_trio.core.backoff import Backoff
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import StoreUnavailable
 
-from ..protocols import Commit, CommitSink
+from ..protocols import CommitSink
+from ..records import Commit
 from .commands import Commands
 from .ear import Ear
 from .errors import CONNECTION_ERRORS

@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 
 from taskcast_trio.core.model import Task
 
-from ..protocols import TaskRecord
 from ..recent import Recent
+from ..records import TaskRecord
 from .rows import unpack_body, unpack_former
 
 _MAX_BYTES: Final = 32 * 1024 * 1024

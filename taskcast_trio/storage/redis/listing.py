@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from taskcast_trio.core.errors import no_page_after
 
-from ..protocols import TaskRecord
+from ..records import TaskRecord
 from .keys import BUCKETS, bucket_of
 from .known import version_of
 from .rows import pack, unpack

@@ -18,8 +18,8 @@ from taskcast_trio.core.model import Draft, Event, Level, SeriesMode, Task
 from taskcast_trio.core.series import SeriesValues, field_of, fold, joined, text_of
 
 from ..packed_task import pack_task, unpack_task
-from ..protocols import CountLimits, Former
 from ..publishers import Publisher
+from ..records import CountLimits, Former
 
 pack: Final = msgspec.msgpack.Encoder().encode
 unpack: Final = msgspec.msgpack.Decoder().decode

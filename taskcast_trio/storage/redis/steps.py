@@ -10,7 +10,7 @@ from msgspec import UNSET
 from taskcast_trio.core.errors import KeyReused
 from taskcast_trio.core.model import Task
 
-from ..protocols import Commit, Idempotency, TaskRecord, Timers
+from ..records import Commit, Idempotency, TaskRecord, Timers
 from .commands import Commands
 from .known import Held, Known, version_of
 from .resp import Value

@@ -22,7 +22,8 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.ids import parse_event_id
 from taskcast_trio.core.model import Draft, Event, Task
 
-from ..protocols import (
+from ..publishers import again, publishers_of
+from ..records import (
     NO_PUBLISHERS,
     NO_TIMERS,
     Commit,
@@ -35,7 +36,6 @@ from ..protocols import (
     TaskRecord,
     Timers,
 )
-from ..publishers import again, publishers_of
 from .known import version_of
 from .listing import Listing
 from .notes import Notes

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from ..protocols import NO_TIMERS, Timer, Timers
+from ..records import NO_TIMERS, Timer, Timers
 from .keys import BUCKETS, bucket_of
 from .rows import pack, unpack
 from .scripts import script

@@ -1,6 +1,6 @@
 """The embedded durable store: one SQLite file, one writer with group commit, a few readers."""
 
-from ..protocols import StoreRefused
+from ..records import StoreRefused
 from .backend import SqliteBackend, open_sqlite
 from .schema import Synchronous
 

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import KeyReused
 
-from ..protocols import Commit, CountLimits, Idempotency, TaskRecord, Timers
 from ..publishers import Publisher
+from ..records import Commit, CountLimits, Idempotency, TaskRecord, Timers
 from . import queries
 from .queries import Head, Tasks
 from .rows import EVENT_COLUMNS, Row, entry_of, is_foreign, pack_entries, row_of

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..protocols import StoreRefused
+from ..records import StoreRefused
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from taskcast_trio.core.model import Task
 from taskcast_trio.core.series import SeriesValues, fold
 
 from ..packed_task import unpack_task
-from ..protocols import Commit, Idempotency, Page, Publishers, TaskRecord, Timer
 from ..recent import Recent
+from ..records import Commit, Idempotency, Page, Publishers, TaskRecord, Timer
 from .rows import (
     DATA,
     EVENT_COLUMNS,

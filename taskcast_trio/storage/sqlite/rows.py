@@ -12,7 +12,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.ids import event_id
 from taskcast_trio.core.model import Event
 
-from ..protocols import Former, TaskRecord
+from ..records import Former, TaskRecord
 
 Row: TypeAlias = tuple[Any, ...]
 

@@ -20,7 +20,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from ..protocols import StoreRefused
+from ..records import StoreRefused
 from .failures import reason
 
 Synchronous: TypeAlias = Literal["full", "normal"]

@@ -20,7 +20,8 @@ from taskcast_trio.core.errors import (
 from taskcast_trio.core.model import Draft, Event, Task
 
 from ..packed_task import pack_task
-from ..protocols import (
+from ..publishers import again, counted_on, publishers_of, stored_before
+from ..records import (
     NO_PUBLISHERS,
     NO_TIMERS,
     PARKED_MS,
@@ -31,7 +32,6 @@ from ..protocols import (
     TaskRecord,
     Timers,
 )
-from ..publishers import again, counted_on, publishers_of, stored_before
 from . import queries
 from .batch import Batch
 from .queries import Head, weight_of

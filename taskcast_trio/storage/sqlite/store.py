@@ -12,7 +12,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import TaskNotFound
 from taskcast_trio.core.model import Draft, Event, Task
 
-from ..protocols import (
+from ..records import (
     NO_PUBLISHERS,
     NO_TIMERS,
     Commit,

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from ..protocols import Timer, Timers
+from ..records import Timer, Timers
 from . import queries
 from .batch import Batch
 

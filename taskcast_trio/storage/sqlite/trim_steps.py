@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.entry import Entry
 
-from ..protocols import Commit
+from ..records import Commit
 from .batch import Batch
 from .queries import Head
 from .rows import EVENT_COLUMNS, is_foreign, row_of

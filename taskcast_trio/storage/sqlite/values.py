@@ -15,8 +15,8 @@ from msgspec import UNSET
 
 from taskcast_trio.core.series import SeriesValues, accumulates, fold
 
-from ..protocols import Commit, Snapshot, TaskRecord
 from ..recent import Recent
+from ..records import Commit, Snapshot, TaskRecord
 
 _MAX_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 1024

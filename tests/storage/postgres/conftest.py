@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.postgres import open_postgres
-from taskcast_trio.storage.protocols import LongTermStore
 
 from .server import LocalServer, new_database, url_of
 

@@ -9,7 +9,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.model import Event, Task
 from taskcast_trio.storage.memory import MemoryStore
 from taskcast_trio.storage.postgres import PostgresStore
-from taskcast_trio.storage.protocols import TaskRecord
+from taskcast_trio.storage.records import TaskRecord
 
 EPOCH = "EPOCH001"
 

@@ -28,20 +28,13 @@ from taskcast_trio.core.model import (
     Task,
     TaskError,
 )
+from taskcast_trio.storage.long_term import Extent, Summary, UnwritableRows
 from taskcast_trio.storage.memory import MemoryStore
 from taskcast_trio.storage.postgres import open_postgres
 from taskcast_trio.storage.postgres import store as store_module
 from taskcast_trio.storage.postgres.rows import given as given_back
 from taskcast_trio.storage.postgres.rows import jsonb, packed, stored, unpacked
-from taskcast_trio.storage.protocols import (
-    CountLimits,
-    Extent,
-    Former,
-    Publishers,
-    Summary,
-    TaskRecord,
-    UnwritableRows,
-)
+from taskcast_trio.storage.records import CountLimits, Former, Publishers, TaskRecord
 
 from ..support import NOW, append, counted, draft, latest, piece, task, text
 from .server import psql

@@ -23,7 +23,7 @@ from taskcast_trio.storage.postgres import (
 )
 from taskcast_trio.storage.postgres import migrations as module
 from taskcast_trio.storage.postgres.migrations import Migration, Recorded, known_migrations
-from taskcast_trio.storage.protocols import TaskRecord
+from taskcast_trio.storage.records import TaskRecord
 
 from ..support import NOW, text
 from .server import psql

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskExists
 from taskcast_trio.storage.bridge import open_bridge
-from taskcast_trio.storage.protocols import PARKED_MS, Timer
+from taskcast_trio.storage.records import PARKED_MS, Timer
 from taskcast_trio.storage.redis import RedisBackend, commands, open_redis
 from taskcast_trio.storage.redis.keys import bucket_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from taskcast_trio.core.errors import SeqGap, StoreUnavailable
-from taskcast_trio.storage.protocols import CountLimits
+from taskcast_trio.storage.records import CountLimits
 from taskcast_trio.storage.redis import open_redis
 
 from ..support import NOW, assert_dense, counted, read_all, task, value

@@ -10,7 +10,8 @@ import trio
 from msgspec.structs import replace
 
 from taskcast_trio.core.model import Draft
-from taskcast_trio.storage.protocols import Idempotency, ShortTermStore, Timer
+from taskcast_trio.storage.protocols import ShortTermStore
+from taskcast_trio.storage.records import Idempotency, Timer
 from taskcast_trio.storage.redis import open_redis
 from taskcast_trio.storage.redis.keys import bucket_of
 from taskcast_trio.storage.redis.rows import size_of

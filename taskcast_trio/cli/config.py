@@ -1,0 +1,69 @@
+"""``taskcast-trio config``: the server's configuration as `start` would have it here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from taskcast_trio.cli.connect import output_options
+from taskcast_trio.cli.output import Out
+from taskcast_trio.cli.start import WrongConfig
+from taskcast_trio.config import ConfigError, Loaded, Secret, load_config
+from taskcast_trio.config.show import rows
+
+
+@click.group()
+def config() -> None:
+    """Look at the configuration of a server."""
+
+
+@config.command("show", short_help="Print what `start` would use here.")
+@click.option(
+    "--config",
+    "-c",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration file, as of `start`.",
+)
+@click.option(
+    "--redacted/--reveal",
+    default=True,
+    help="Hide secrets, which is the default, or print them as they are.",
+)
+@output_options
+def show(config_path: Path | None, redacted: bool, out: Out) -> None:
+    """Print what `start` would use here: each value and where it is from.
+
+    \b
+      taskcast-trio config show
+      taskcast-trio config show -c prod.yaml --json | jq .values.port
+    """
+    try:
+        loaded = load_config(
+            path=config_path, flags={}, env=os.environ, cwd=Path.cwd(), home=Path.home()
+        )
+    except ConfigError as error:
+        raise WrongConfig(str(error)) from None
+    for line in loaded.warnings:
+        out.note(f"warning: {line}")
+    if out.as_json:
+        out.json(_tree(loaded, redacted))
+        return
+    out.say(f"file: {loaded.file or 'none'}")
+    out.table(("key", "value", "source"), rows(loaded, reveal=not redacted))
+
+
+def _tree(loaded: Loaded, redacted: bool) -> dict[str, Any]:
+    def told(value: Any) -> str:
+        return value.reveal() if isinstance(value, Secret) and not redacted else str(value)
+
+    return {
+        "file": loaded.file and str(loaded.file),
+        "values": msgspec.to_builtins(loaded.config, enc_hook=told),
+        "sources": dict(loaded.sources),
+    }

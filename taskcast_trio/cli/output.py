@@ -1,0 +1,144 @@
+"""What a command writes: for a person on a terminal, for a pipe, or as JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TextIO
+
+import click
+import msgspec
+
+from taskcast_trio.cli.failures import printable
+
+EMPTY: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Where the output goes and how it may look."""
+
+    as_json: bool = False
+    no_color: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person sees the output as it comes."""
+        return is_terminal(sys.stdout)
+
+    @property
+    def colored(self) -> bool:
+        plain = self.no_color or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        return self.is_terminal and not plain
+
+    def styled(self, text: str, **style: Any) -> str:
+        """The text in a style of :func:`click.style`, where colours are wanted."""
+        return click.style(text, **style) if self.colored and style else text
+
+    def say(self, text: str) -> None:
+        """A line of output."""
+        click.echo(text, color=self.colored)
+
+    def json(self, value: object) -> None:
+        """A value as one line of JSON; what was JSON text stays as it came."""
+        write(msgspec.json.encode(value, enc_hook=str) + b"\n")
+
+    def note(self, text: str) -> None:
+        """A line beside the output: on stderr."""
+        dim = is_terminal(sys.stderr) and not self.no_color and not os.environ.get("NO_COLOR")
+        click.echo(click.style(text, dim=True) if dim else text, err=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Aligned columns. On a terminal they fit its width: what is too long is cut, the first
+        column last. In a pipe all is there.
+        """
+        cells = [[cell(value) for value in row] for row in rows]
+        if not self.is_terminal:
+            for text in aligned(columns, cells):
+                click.echo(text)
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for number, column in enumerate(columns):
+            head = Text(column, no_wrap=True, overflow="ellipsis")
+            table.add_column(head, no_wrap=not number)
+        for line in cells:
+            table.add_row(
+                *(
+                    Text(text, STATUS_STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+                    for text in line
+                )
+            )
+        Console(no_color=not self.colored, highlight=False).print(table)
+
+    @contextmanager
+    def progress(self, text: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+        """Around what may take long: a sign of life on a terminal, and nothing in a pipe.
+
+        What it yields replaces the text. ``quiet``: the terminal is used for something else.
+        """
+        if not is_terminal(sys.stderr) or self.as_json or quiet:
+            yield lambda _: None
+            return
+        from rich.console import Console
+        from rich.markup import escape
+
+        console = Console(stderr=True, no_color=self.no_color or None, highlight=False)
+        with console.status(escape(text)) as status:
+            yield lambda now: status.update(escape(now))
+
+
+STATUS_STYLES: Final = {
+    "completed": "green",
+    "failed": "red",
+    "timeout": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+    "blocked": "magenta",
+    "paused": "magenta",
+}
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether it is one; a stream that was closed before the start is None."""
+    return stream is not None and stream.isatty()
+
+
+def write(text: bytes) -> None:
+    """Write bytes to stdout, and let them go at once."""
+    if sys.stdout:
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+
+
+def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Columns of a width each, two spaces between them."""
+    lines = [columns, *cells]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    for line in lines:
+        padded = (text.ljust(width) for text, width in zip(line, widths, strict=True))
+        yield "  ".join(padded).rstrip()
+
+
+def cell(value: object) -> str:
+    """A value as text that does nothing to a terminal."""
+    if value is None or value is msgspec.UNSET:
+        return EMPTY
+    return printable(str(value))
+
+
+def moment(at_ms: float | msgspec.UnsetType | None) -> str:
+    """A time as a person here reads it."""
+    if at_ms is None or at_ms is msgspec.UNSET:
+        return EMPTY
+    try:
+        return datetime.fromtimestamp(at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # an import may say anything
+        return EMPTY
