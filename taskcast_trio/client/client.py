@@ -98,7 +98,7 @@ class AsyncTaskcastClient:
         self.base_url = base_url.rstrip("/")
         self._owns_http = http is None
         self._http = httpx.AsyncClient(limits=limits()) if http is None else http
-        self._retries = RetryPolicy() if retries is None else retries
+        self.retries = RetryPolicy() if retries is None else retries
         self.port = AsyncPort(self._http, self.base_url, AsyncCredentials(token))
 
     async def __aenter__(self) -> Self:
@@ -116,7 +116,7 @@ class AsyncTaskcastClient:
 
     async def ask(self, call: Call[T], *, retries: RetryPolicy | None = None) -> T:
         """Send a call of `calls`: what every method does."""
-        policy = self._retries if retries is None else retries
+        policy = self.retries if retries is None else retries
         return await self.port.run(answered(call, policy))
 
     create = _asked(calls.create)

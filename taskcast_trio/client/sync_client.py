@@ -81,7 +81,7 @@ class TaskcastClient:
         self.base_url = base_url.rstrip("/")
         self._owns_http = http is None
         self._http = httpx.Client(limits=limits()) if http is None else http
-        self._retries = RetryPolicy() if retries is None else retries
+        self.retries = RetryPolicy() if retries is None else retries
         self.port = Port(self._http, self.base_url, Credentials(token))
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class TaskcastClient:
 
     def ask(self, call: Call[T], *, retries: RetryPolicy | None = None) -> T:
         """Send a call of `calls`: what every method does."""
-        policy = self._retries if retries is None else retries
+        policy = self.retries if retries is None else retries
         return self.port.run(answered(call, policy))
 
     create = _asked(calls.create)

@@ -23,6 +23,7 @@ from .composing import draft
 from .ending import END_S, LEFT, Plan, completed, ended, note_lost, running, untold
 from .errors import ServerUnavailable
 from .outbox import Outbox, delivered
+from .retries import answered
 
 if TYPE_CHECKING:
     from .sync_client import TaskcastClient
@@ -143,7 +144,7 @@ class SyncPublisher:
         """Wait before another try, of which there is none after the end."""
         with self._changed:
             if self._changed.wait_for(lambda: self._closed, seconds):
-                raise RuntimeError(LEFT)
+                raise ServerUnavailable
 
     def _next_batch(self) -> list[Any]:
         """Wait for events; none when it is over."""
@@ -210,8 +211,16 @@ class SyncRun(SyncPublisher):
         self._tell_end(failure)
 
     def _tell_end(self, failure: BaseException) -> None:
+        deadline = time.monotonic() + END_S
+
+        def pause(seconds: float) -> None:
+            if time.monotonic() + seconds > deadline:
+                raise ServerUnavailable
+            time.sleep(seconds)
+
+        told = ended(self._task_id, failure, self._plan.fence)
         try:
-            self._client.ask(ended(self._task_id, failure, self._plan.fence))
+            self._client.port.another(sleep=pause).run(answered(told, self._client.retries))
         except InvalidTransition:
             pass  # somebody else has ended it
         except TaskcastError as error:

@@ -289,6 +289,30 @@ async def test_an_end_that_cannot_be_told_is_a_note_on_the_error() -> None:
     assert "gone" in "".join(caught.value.__notes__)
 
 
+def test_the_end_of_a_run_is_not_tried_for_longer_than_it_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However patient the client is otherwise: somebody may have pressed Ctrl-C."""
+    monkeypatch.setattr(sync_run, "END_S", 0.05)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if b"running" in request.content:
+            return httpx.Response(200, json=TASK)
+        raise httpx.ReadTimeout("silence")
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    patient = RetryPolicy(tries=1000, first_pause_s=60, max_pause_s=60)
+    with (
+        pytest.raises(KeyboardInterrupt) as caught,
+        TaskcastClient("http://server", http=http, retries=patient).run("t"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [
+        "The end of task t could not be told: "
+        "ServerUnavailable: No answer from http://server: silence"
+    ]
+
+
 async def test_a_run_that_is_cancelled_while_it_begins_is_told_so() -> None:
     async def slow(request: Request, peer: Peer) -> None:
         came.set()
