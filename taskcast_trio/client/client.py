@@ -37,7 +37,7 @@ def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], Subscr
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Subscription:
         return Subscription(make(*args, **kwargs), self.port.another())
 
-    return described(method, make)
+    return described(method, make, Subscription.__name__)
 
 
 def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Publisher]:
@@ -46,7 +46,7 @@ def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], 
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Publisher:
         return Publisher(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, Publisher.__name__)
 
 
 def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Run]:
@@ -55,7 +55,7 @@ def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Run]:
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Run:
         return Run(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, Run.__name__)
 
 
 class AsyncTaskcastClient:

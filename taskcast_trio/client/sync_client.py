@@ -36,7 +36,7 @@ def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], SyncSu
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncSubscription:
         return SyncSubscription(make(*args, **kwargs), self.port.another())
 
-    return described(method, make)
+    return described(method, make, SyncSubscription.__name__)
 
 
 def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncPublisher]:
@@ -45,7 +45,7 @@ def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], 
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncPublisher:
         return SyncPublisher(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, SyncPublisher.__name__)
 
 
 def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncRun]:
@@ -54,7 +54,7 @@ def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncRu
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncRun:
         return SyncRun(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, SyncRun.__name__)
 
 
 class TaskcastClient:
