@@ -32,6 +32,7 @@ NO_SERVER: Final = 3
 DENIED: Final = 4
 NOT_FOUND: Final = 5
 CONFLICT: Final = 6
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 CLOSED_PIPE: Final = 141
 TERMINATED: Final = 143
@@ -50,6 +51,7 @@ Exit status:
   4    no token, or one that does not allow it (401, 403)
   5    no such task (404)
   6    the state does not allow it, as for a task that has ended (409)
+  129  SIGHUP: the terminal was closed
   130  Ctrl-C
   141  whoever read the output has left, as `head` does
   143  SIGTERM

@@ -68,7 +68,7 @@ def test_every_help_says_what_it_does_in_a_line_that_fits(runner: CliRunner, nam
 
 def test_the_exit_statuses_are_in_the_help_and_on_the_page(runner: CliRunner) -> None:
     names = ("OK", "FAILED", "USAGE", "NO_SERVER", "DENIED", "NOT_FOUND", "CONFLICT")
-    ends = ("INTERRUPTED", "CLOSED_PIPE", "TERMINATED")
+    ends = ("HUNG_UP", "INTERRUPTED", "CLOSED_PIPE", "TERMINATED")
     statuses = {getattr(failures, name) for name in (*names, *ends)}
     text = runner.invoke(main, ["--help"]).stdout
     assert {int(n) for n in re.findall(r"^ +(\d+)  +\w", text, re.MULTILINE)} == statuses
