@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
+import msgspec
+from msgspec.structs import replace
 
-from taskcast_trio.cli.connect import (
-    authorization,
-    checked,
-    explained,
-    server_options,
-    shape_expected,
-)
+from taskcast_trio.cli.connect import server_options, talk
 from taskcast_trio.cli.failures import printable
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import Server
+from taskcast_trio.core.model import Wire
+
+if TYPE_CHECKING:
+    from taskcast_trio.client import AsyncTaskcastClient
 
 TIMEOUT_S: Final = 120.0
 """For an answer: a run ends after less, but for the rest of the log that it is at."""
 
 UNITS_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class _Went(Wire, frozen=True, kw_only=True):
+    """What a rule has taken, or would."""
+
+    rule: str
+    target: str
+    tasks: int
+    events: int
+
+
+class _Report(Wire, frozen=True, kw_only=True):
+    dry_run: bool
+    rules: list[_Went]
+    task_ids: list[str]
+    more: bool
 
 
 def _ms(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -55,72 +71,63 @@ def cleanup(dry_run: bool, within: int | None, server: Server, out: Out) -> None
     if within is not None and not dry_run:
         raise click.UsageError("--within goes with --dry-run")
     request = {"dryRun": dry_run, **({} if within is None else {"withinMs": within})}
-    import httpx
+    from taskcast_trio.client.composing import decoder
+    from taskcast_trio.client.retries import Call
+    from taskcast_trio.client.steps import Request
 
-    reports: list[dict[str, Any]] = []
-    with (
-        explained(server),
-        out.progress("cleaning up") as progress,
-        httpx.Client(timeout=TIMEOUT_S, headers=authorization(server)) as client,
-    ):
-        while not reports or (reports[-1]["more"] and not dry_run):
-            answer = client.post(f"{server.url}/tasks/cleanup", json=request)
-            checked(answer)
-            with shape_expected(server):
-                reports.append(_checked(answer.json()))
-            progress(f"cleaning up: {sum(map(_tasks, reports))} tasks so far")
-    report = _together(reports)
+    asked = Request(
+        "POST",
+        "/tasks/cleanup",
+        headers={"Content-Type": "application/json"},
+        body=msgspec.json.encode(request),
+        read_timeout_s=TIMEOUT_S,
+    )
+    # A run that was cut off has done a part of it: whoever runs it again loses nothing but the
+    # report.
+    run = Call(asked, decoder(_Report), "refused")
+
+    async def work(client: AsyncTaskcastClient) -> list[_Report]:
+        reports: list[_Report] = []
+        with out.progress("cleaning up") as progress:
+            while not reports or (reports[-1].more and not dry_run):
+                reports.append(await client.ask(run))
+                progress(f"cleaning up: {sum(map(_tasks, reports))} tasks so far")
+        return reports
+
+    report = _together(talk(server, work))
     if out.as_json:
         out.json(report)
     else:
         _show(report, out)
 
 
-def _tasks(report: dict[str, Any]) -> int:
-    return sum(int(rule["tasks"]) for rule in report["rules"])
+def _tasks(report: _Report) -> int:
+    return sum(rule.tasks for rule in report.rules)
 
 
-def _checked(report: Any) -> dict[str, Any]:
-    """The report, if it is one; else KeyError or TypeError."""
-    rules = [
-        {name: rule[name] for name in ("rule", "target", "tasks", "events")}
-        for rule in report["rules"]
-    ]
-    return {
-        "dryRun": bool(report["dryRun"]),
-        "rules": rules,
-        "taskIds": [str(id_) for id_ in report["taskIds"]],
-        "more": bool(report["more"]),
-    }
-
-
-def _together(reports: list[dict[str, Any]]) -> dict[str, Any]:
+def _together(reports: list[_Report]) -> _Report:
     """The reports of runs one after the other as one."""
-    rules: dict[tuple[str, str], dict[str, Any]] = {}
-    for report in reports:
-        for rule in report["rules"]:
-            known = rules.setdefault(
-                (rule["rule"], rule["target"]), {**rule, "tasks": 0, "events": 0}
-            )
-            known["tasks"] += rule["tasks"]
-            known["events"] += rule["events"]
-    ids = [id_ for report in reports for id_ in report["taskIds"]]
-    return {**reports[-1], "rules": [*rules.values()], "taskIds": ids}
+    rules: dict[tuple[str, str], _Went] = {}
+    for rule in (rule for report in reports for rule in report.rules):
+        key = (rule.rule, rule.target)
+        known = rules.get(key, replace(rule, tasks=0, events=0))
+        rules[key] = replace(
+            known, tasks=known.tasks + rule.tasks, events=known.events + rule.events
+        )
+    ids = [id_ for report in reports for id_ in report.task_ids]
+    return replace(reports[-1], rules=[*rules.values()], task_ids=ids)
 
 
-def _show(report: dict[str, Any], out: Out) -> None:
-    if not report["rules"]:
+def _show(report: _Report, out: Out) -> None:
+    if not report.rules:
         out.say("nothing is due")
         return
-    out.say("would go" if report["dryRun"] else "gone")
+    out.say("would go" if report.dry_run else "gone")
     out.table(
         ("rule", "target", "tasks", "events"),
-        (
-            [rule[name] for name in ("rule", "target", "tasks", "events")]
-            for rule in report["rules"]
-        ),
+        ((rule.rule, rule.target, rule.tasks, rule.events) for rule in report.rules),
     )
-    for id_ in report["taskIds"]:
+    for id_ in report.task_ids:
         out.say(printable(id_))
-    if report["more"] or len(report["taskIds"]) < _tasks(report):
+    if report.more or len(report.task_ids) < _tasks(report):
         out.say("... and more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import msgspec
 
 from taskcast_trio.cli.connect import output_options
 from taskcast_trio.cli.output import Out
-from taskcast_trio.cli.start import WrongConfig
-from taskcast_trio.config import ConfigError, Loaded, Secret, load_config
+from taskcast_trio.cli.start import load
+from taskcast_trio.config import Loaded, Secret
 from taskcast_trio.config.show import rows
 
 
@@ -43,19 +42,14 @@ def show(config_path: Path | None, redacted: bool, out: Out) -> None:
       taskcast-trio config show
       taskcast-trio config show -c prod.yaml --json | jq .values.port
     """
-    try:
-        loaded = load_config(
-            path=config_path, flags={}, env=os.environ, cwd=Path.cwd(), home=Path.home()
-        )
-    except ConfigError as error:
-        raise WrongConfig(str(error)) from None
+    loaded = load(config_path, {})
     for line in loaded.warnings:
         out.note(f"warning: {line}")
     if out.as_json:
         out.json(_tree(loaded, redacted))
         return
     out.say(f"file: {loaded.file or 'none'}")
-    out.table(("key", "value", "source"), rows(loaded, reveal=not redacted))
+    out.table(("key", "value", "source"), rows(loaded, reveal=not redacted), fold=True)
 
 
 def _tree(loaded: Loaded, redacted: bool) -> dict[str, Any]:

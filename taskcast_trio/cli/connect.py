@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
-from taskcast_trio.cli.failures import failure_of, not_taskcast
+from taskcast_trio.cli.failures import Failed, failure_of, proxies
 from taskcast_trio.cli.nodes import nodes_file, read_nodes
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import DEFAULT_URL, Server, find_server
@@ -72,17 +72,29 @@ def _complete_node(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [name for name in names if name.startswith(incomplete)]
 
 
-def authorization(server: Server) -> dict[str, str]:
-    """Return the request headers that carry the token."""
-    return {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
+def new_http(server: Server, **options: Any) -> httpx.AsyncClient:
+    """An httpx client for requests to the server; who takes it closes it.
+
+    Raises:
+        Failed: what the environment says of proxies or certificates can't be used.
+    """
+    import httpx
+
+    # No proxy reaches a server of this machine, whatever it is set for.
+    trust_env = not (server.url.startswith("http:") and server.is_local)
+    try:
+        return httpx.AsyncClient(trust_env=trust_env, **options)
+    except ImportError:
+        raise Failed(f"{_proxies()}: SOCKS needs more, pip install 'httpx[socks]'") from None
+    except ValueError:  # it quotes the URL, and a password may be in that
+        raise Failed(f"{_proxies()}: a proxy of the environment is no URL") from None
+    except OSError:
+        text = "the certificates of SSL_CERT_FILE or SSL_CERT_DIR can't be read"
+        raise Failed(text) from None
 
 
-def checked(answer: httpx.Response, task_id: str | None = None) -> None:
-    """Raise what an answer that is no success stands for."""
-    from taskcast_trio.client.errors import error_of
-
-    if not answer.is_success:
-        raise error_of(answer.status_code, answer.content, task_id)
+def _proxies() -> str:
+    return ", ".join(proxies())
 
 
 def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) -> T:
@@ -93,10 +105,14 @@ def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) ->
     import trio
 
     from taskcast_trio.client import AsyncTaskcastClient
+    from taskcast_trio.client.transport import limits
 
     async def main() -> T:
         token = None if server.token is None else server.token.reveal()
-        async with AsyncTaskcastClient(server.url, token=token) as client:
+        async with (
+            new_http(server, limits=limits()) as http,
+            AsyncTaskcastClient(server.url, token=token, http=http) as client,
+        ):
             return await work(client)
 
     with explained(server):
@@ -125,12 +141,3 @@ def _only(error: BaseException) -> Any:
         inner = error.exceptions
         error = next((one for one in inner if not isinstance(one, Exception)), inner[0])
     return error
-
-
-@contextmanager
-def shape_expected(server: Server) -> Iterator[None]:
-    """Around reading an answer: what can't be found in it is not from a Taskcast server."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise not_taskcast(server) from None

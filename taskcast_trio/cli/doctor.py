@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
 
 import click
 
 from taskcast_trio import __version__
-from taskcast_trio.cli.connect import authorization, checked, explained, server_options
+from taskcast_trio.cli.connect import explained, new_http, server_options
 from taskcast_trio.cli.failures import (
     DENIED,
     FAILED,
@@ -25,6 +24,8 @@ from taskcast_trio.cli.failures import (
     failure_of,
     not_taskcast,
     printable,
+    proxies,
+    token_help,
 )
 from taskcast_trio.cli.nodes import nodes_file, open_to_others
 from taskcast_trio.cli.output import Out
@@ -38,7 +39,6 @@ SKEW_S: Final = 5.0
 SOON_S: Final = 3600
 
 State: TypeAlias = Literal["ok", "warning", "failed"]
-_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _STYLES: Final[dict[State, str]] = {"ok": "green", "warning": "yellow", "failed": "red"}
 
 
@@ -88,15 +88,13 @@ def doctor(ctx: click.Context, server: Server, out: Out) -> None:
 
 async def examine(server: Server, tell: Tell) -> None:
     """Make every check that can be made, one after the other."""
-    import httpx
-
-    named = f"{server.url} ({server.url_from}{f', node {server.node}' if server.node else ''})"
-    tell(Check("server", "ok", named))
+    tell(Check("server", "ok", f"{server.url} ({server.whence})"))
     path = nodes_file(os.environ)
     if open_to_others(path):
         tell(Check("nodes", "warning", f"others can read {path}: chmod 600 it"))
     _tell_transport(server, tell)
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, headers=authorization(server)) as http:
+    headers = {"Authorization": f"Bearer {server.token.reveal()}"} if server.token else {}
+    async with new_http(server, timeout=TIMEOUT_S, headers=headers) as http:
         health = await _health(http, server, tell)
         if health is None:
             return
@@ -109,24 +107,21 @@ async def examine(server: Server, tell: Tell) -> None:
 
 
 def _tell_transport(server: Server, tell: Tell) -> None:
-    parts = urlsplit(server.url)
-    if parts.scheme == "http" and server.token and parts.hostname not in _LOOPBACK:
+    if server.url.startswith("http:") and server.token and not server.is_local:
         tell(Check("transport", "warning", "the token goes over http://, where others can read it"))
-    proxies = [name for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") if _set(name)]
-    if proxies and parts.hostname not in _LOOPBACK:
-        tell(Check("proxy", "warning", f"{', '.join(proxies)} is set, and used"))
-
-
-def _set(name: str) -> bool:
-    return bool(os.environ.get(name) or os.environ.get(name.lower()))
+    if (names := proxies()) and not server.is_local:
+        tell(Check("proxy", "warning", f"{', '.join(names)} is set, and used"))
 
 
 async def _health(http: httpx.AsyncClient, server: Server, tell: Tell) -> httpx.Response | None:
     """Whether a Taskcast server answers; tells of its version and its clock."""
+    from taskcast_trio.client.errors import error_of
+
     began = time.perf_counter()
     try:
         answer = await http.get(f"{server.url}/health")
-        checked(answer)
+        if not answer.is_success:
+            raise error_of(answer.status_code, answer.content, None)
         told = answer.json()
         name, version = printable(str(told["name"])), printable(str(told["version"]))
     except (ValueError, KeyError, TypeError):
@@ -206,6 +201,8 @@ async def _tell_token(
     """Whether it may look at tasks."""
     import httpx as errors
 
+    from taskcast_trio.client.errors import error_of
+
     try:
         answer = await http.get(f"{server.url}/tasks", params={"limit": "1"})
     except errors.HTTPError as error:
@@ -214,8 +211,9 @@ async def _tell_token(
     sent = f"that of {server.token_from}" if server.token_from else "none sent"
     about = f"auth {mode or 'unknown'}, {sent}{_lifetime(server)}"
     if answer.status_code == errors.codes.UNAUTHORIZED:
-        hint = "set TASKCAST_TOKEN, or `taskcast-trio node token NAME`"
-        tell(Check("token", "failed", f"refused ({about}): {hint}", DENIED))
+        said = printable(str(error_of(answer.status_code, answer.content, None))[:200])
+        text = f"refused: {said} ({about}): {token_help(server)}"
+        tell(Check("token", "failed", text, DENIED))
     elif answer.status_code == errors.codes.FORBIDDEN:
         tell(Check("token", "failed", f"may not list tasks ({about}): event:subscribe", DENIED))
     elif answer.is_success:

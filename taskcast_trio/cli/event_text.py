@@ -66,10 +66,10 @@ def _field(data: Any, name: str) -> Any:
     return data.get(name) if isinstance(data, dict) else None
 
 
-def line_of(event: Event, out: Out, *, with_task: bool) -> str:
-    """The event as one line."""
+def line_of(event: Event, out: Out, *, with_task: bool, limit: int | None = None) -> str:
+    """The event as one line; of its data, what fits the limit."""
     series = f" [{printable(event.series_id)}]" if event.series_id else ""
-    text = _summary(event, out)
+    text = _summary(event, out, limit)
     return head_of(event, out, with_task=with_task) + series + (f"  {text}" if text else "")
 
 
@@ -84,7 +84,7 @@ def head_of(event: Event, out: Out, *, with_task: bool) -> str:
     return " ".join(parts)
 
 
-def _summary(event: Event, out: Out) -> str:
+def _summary(event: Event, out: Out, limit: int | None) -> str:
     if event.data is UNSET:
         return ""
     data = data_of(event)
@@ -94,9 +94,11 @@ def _summary(event: Event, out: Out) -> str:
         return told + (f": {printable(message)}" if isinstance(message, str) else "")
     if event.type == BLOCKED_EVENT and isinstance(reason := _field(data, "reason"), str):
         return printable(reason)
-    if isinstance(data, str):
-        return printable(data)
-    return printable(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    is_text = isinstance(data, str)
+    text = data if is_text else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    if limit is not None and len(text) > limit:
+        return printable(text[:limit]) + "…"
+    return printable(text)
 
 
 def _time(at_ms: float) -> str:

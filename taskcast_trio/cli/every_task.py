@@ -12,9 +12,11 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Final
 
 import trio
+from msgspec import UNSET
 
 from taskcast_trio.cli.event_text import ends_task, event_of
 from taskcast_trio.client import AsyncTaskcastClient, Gap
@@ -26,6 +28,9 @@ PAUSE_S: Final = 1.0
 PAGE_TASKS: Final = 500
 PAGE_EVENTS: Final = 1000
 MAX_CURSORS: Final = 50_000
+SORTED_EVENTS: Final = 10_000
+SORTED_BYTES: Final = 8 * 1024 * 1024
+"""As much of what the logs of several tasks have is put in the order of time at once."""
 
 
 @dataclass(slots=True)
@@ -46,10 +51,14 @@ class _Part:
     """Events up to this index were shown before."""
     since: str | int | datetime
     newest: Event | None = None
+    reached_ms: int = 0
+    """The latest time so far: an event that the log has behind it is not shown before it."""
 
 
 class EveryTask:
-    """Follows every task; ``show`` gets each event, ``note`` a line for a person."""
+    """Follows every task; ``show`` gets each event, ``note`` a line for a person, and ``begun`` is
+    called when the past is over and nothing that comes is missed.
+    """
 
     def __init__(
         self,
@@ -60,6 +69,7 @@ class EveryTask:
         since: datetime | None,
         show: Callable[[Event], None],
         note: Callable[[str], None],
+        begun: Callable[[], None] = lambda: None,
         max_cursors: int = MAX_CURSORS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -69,6 +79,7 @@ class EveryTask:
         self._since = since
         self._show = show
         self._note = note
+        self._begun = begun
         self._max_cursors = max_cursors
         self._clock = clock
         self._cursors: OrderedDict[str, _Cursor] = OrderedDict()
@@ -80,6 +91,9 @@ class EveryTask:
         self._skew_known = since is not None
         self._part: _Part | None = None
         """What was being read when the server went away."""
+        self._past: list[tuple[int, Event]] = []
+        """What was read of the logs, and is to be shown in the order of time."""
+        self._past_bytes = 0
 
     async def past(self) -> None:
         """Show what the logs have from ``since`` on."""
@@ -95,6 +109,7 @@ class EveryTask:
         async with stream:
             if self._since is not None:
                 await self._catch_up()
+            self._begun()
             async for item in stream:
                 if isinstance(item, Gap):
                     self._note("the connection was lost: reading what came meanwhile")
@@ -136,6 +151,15 @@ class EveryTask:
             await trio.sleep(PAUSE_S)
 
     async def _catch_up(self) -> None:
+        """Read what came meanwhile, and show it in the order of time, as far as that is bounded."""
+        try:
+            await self._read_all()
+        except TaskcastError:
+            self._show_past()
+            raise
+        self._show_past()
+
+    async def _read_all(self) -> None:
         async with aclosing(self._tasks()) as tasks:
             async for task in tasks:
                 known = self._cursors.get(task.id)
@@ -164,7 +188,7 @@ class EveryTask:
             after = page[-1].id
 
     async def _read(self, task: Task, known: _Cursor | None) -> None:
-        """Show what the log has behind the cursor, in stored order.
+        """Take what the log has behind the cursor, in stored order.
 
         The cursor moves at the end only: the newest event of a `latest` series stands before older
         ones.
@@ -190,7 +214,7 @@ class EveryTask:
             for event in page:
                 if event.index <= part.floor:
                     continue
-                self._show(event)
+                self._take(part, event)
                 if part.newest is None or event.index > part.newest.index:
                     part.newest = event
             if len(page) < PAGE_EVENTS:
@@ -199,3 +223,17 @@ class EveryTask:
         self._part = None
         if part.newest is not None:
             self._keep(part.newest)
+
+    def _take(self, part: _Part, event: Event) -> None:
+        part.reached_ms = max(part.reached_ms, event.timestamp)
+        self._past.append((part.reached_ms, event))
+        self._past_bytes += 0 if event.data is UNSET else len(bytes(event.data))
+        if len(self._past) >= SORTED_EVENTS or self._past_bytes >= SORTED_BYTES:
+            self._show_past()
+
+    def _show_past(self) -> None:
+        self._past.sort(key=itemgetter(0))
+        for _, event in self._past:
+            self._show(event)
+        self._past.clear()
+        self._past_bytes = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -30,9 +32,13 @@ NO_SERVER: Final = 3
 DENIED: Final = 4
 NOT_FOUND: Final = 5
 CONFLICT: Final = 6
+HUNG_UP: Final = 129
 INTERRUPTED: Final = 130
 CLOSED_PIPE: Final = 141
 TERMINATED: Final = 143
+
+_PLAIN: Final = ("default", "--url")
+"""Who has the URL from there need not be told."""
 
 EXIT_STATUSES: Final = """\
 Exit status:
@@ -45,6 +51,7 @@ Exit status:
   4    no token, or one that does not allow it (401, 403)
   5    no such task (404)
   6    the state does not allow it, as for a task that has ended (409)
+  129  SIGHUP: the terminal was closed
   130  Ctrl-C
   141  whoever read the output has left, as `head` does
   143  SIGTERM
@@ -89,15 +96,20 @@ def not_taskcast(server: Server) -> Failed:
 def _unreachable(error: Exception, server: Server) -> Failed:
     import httpx
 
-    base, said = server.url, printable(str(error))
+    base = server.url
     if isinstance(error, httpx.ConnectError):
-        if "CERTIFICATE" in said.upper():
-            return Failed(f"the certificate of {base} is not trusted: {said}", NO_SERVER)
-        if "SSL" in said.upper():
+        tls = _tls_error(error)
+        if isinstance(tls, ssl.SSLCertVerificationError):
+            why = printable(tls.verify_message)
+            return Failed(f"the certificate of {base} is not trusted: {why}", NO_SERVER)
+        if tls is not None:
             return Failed(f"what listens at {base} does not speak TLS: http://?", NO_SERVER)
+        if not server.is_local and (names := proxies()):
+            return Failed(f"no connection to {base} through {', '.join(names)}", NO_SERVER)
+        chosen = "" if server.url_from in _PLAIN else f" ({server.whence})"
+        helps = "Start one with `taskcast-trio`, or" if server.is_local else "Does it run? If so,"
         return Failed(
-            f"no server at {base}. Start one with `taskcast-trio`, or say where it is with --url.",
-            NO_SERVER,
+            f"no server at {base}{chosen}. {helps} say where it is with --url.", NO_SERVER
         )
     if isinstance(error, httpx.TimeoutException):
         return Failed(f"no answer from {base} in time", NO_SERVER)
@@ -112,6 +124,19 @@ def _unreachable(error: Exception, server: Server) -> Failed:
     if isinstance(error, httpx.NetworkError):
         return Failed(f"the connection to {base} broke: is it a Taskcast server?", NO_SERVER)
     return Failed(f"{base}: {type(error).__name__}", NO_SERVER)
+
+
+def _tls_error(error: BaseException | None) -> ssl.SSLError | None:
+    """What TLS had against it: httpx tells of it in words only, and on Trio in none."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def proxies() -> list[str]:
+    """The variables that set a proxy."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return [name for name in names if os.environ.get(name) or os.environ.get(name.lower())]
 
 
 def no_url(text: str) -> Failed:
@@ -173,7 +198,16 @@ def _help(error: Unauthorized, server: Server) -> str:
 def _token_hint(server: Server) -> str:
     if server.token_from is not None:
         return f"The one sent is from {server.token_from}."
-    return "Set TASKCAST_TOKEN, or keep one with `taskcast-trio node token NAME`."
+    said = token_help(server)
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def token_help(server: Server) -> str:
+    """How the server would be sent a token."""
+    keep = (
+        f"set TASKCAST_TOKEN, or keep one with `taskcast-trio node token {server.node or 'NAME'}`"
+    )
+    return keep if server.node else f"{keep} and say --node NAME"
 
 
 def printable(text: str) -> str:

@@ -129,12 +129,15 @@ class Publishing:
         self._patience_s = 0.0
         """0 before the server has answered once: who has the wrong one is told so at once."""
 
-    async def create(self, request: CreateTask) -> None:
-        """Make the task, and let it run."""
-        task = await self._client.create(request)
-        self.task_id = task.id
-        self._patience_s = PATIENCE_S
-        await self._move("running")
+    async def create(self, request: CreateTask, interruption: Interruption) -> None:
+        """Make the task, and let it run; ``task_id`` stays empty where a signal ends the waiting
+        for an answer.
+        """
+        with interruption.hurried():
+            task = await self._client.create(request)
+            self.task_id = task.id
+            self._patience_s = PATIENCE_S
+            await self._move("running")
 
     async def run(
         self, feed: Feed, interruption: Interruption, progress: Callable[[], None]
@@ -152,8 +155,9 @@ class Publishing:
             # Where a signal came, the end of the input is its doing: see `interruptible`.
             if interruption.number is None:
                 if self._ends:
-                    await self._move("completed")
-                return None
+                    with interruption.hurried():
+                        await self._move("completed")
+                return interruption.number if self._ends and self.status != "completed" else None
         except TaskEnded:
             raise
         except (TaskcastError, Failed) as error:

@@ -6,9 +6,12 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
+from click.exceptions import Exit
 
 from taskcast_trio import __version__
 from taskcast_trio.cli.cleanup import cleanup
@@ -26,7 +29,8 @@ from taskcast_trio.cli.start import start
 from taskcast_trio.cli.tasks import tasks
 from taskcast_trio.cli.webhooks import webhooks
 
-_OWN_OPTIONS: Final = ("--help", "--version")
+_OWN_OPTIONS: Final = ("--help", "-h", "--version")
+_OF_COMMANDS: Final = ("--node", "--url", "--token", "--json", "--no-color")
 
 
 class DefaultGroup(click.Group):
@@ -34,6 +38,10 @@ class DefaultGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = args[0] if args else "-"
+        name = first.partition("=")[0]
+        if name in _OF_COMMANDS and not ctx.resilient_parsing:
+            told = f"{name} goes behind the command, like taskcast-trio ping {name}"
+            raise click.UsageError(told, ctx)
         if first.startswith("-") and first not in _OWN_OPTIONS and not ctx.resilient_parsing:
             args = ["start", *args]
         return super().parse_args(ctx, args)
@@ -42,26 +50,43 @@ class DefaultGroup(click.Group):
         """In the order of use, not of the alphabet."""
         return list(self.commands)
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """As a group does, which also prints what --help and --version say."""
+        _never_refuse_to_print()
+        with _ends_quietly():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C and a reader that has left end it without a word.
 
         Raises:
             Failed: the system does not let it, as where the disk of the output is full.
         """
-        _never_refuse_to_print()
-        try:
+        with _ends_quietly():
             found = super().invoke(ctx)
             if sys.stdout:
                 sys.stdout.flush()
-        except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
-        except OSError as error:
-            _forget_stdout()
-            if error.errno == errno.EPIPE:
-                ctx.exit(CLOSED_PIPE)
-            place = f"{error.filename}: " if error.filename else ""
-            raise Failed(f"{place}{error.strerror or error}") from error
         return found
+
+
+@contextmanager
+def _ends_quietly() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Exit(INTERRUPTED) from None
+    except OSError as error:
+        _forget_stdout()
+        if error.errno == errno.EPIPE:
+            raise Exit(CLOSED_PIPE) from None
+        place = f"{error.filename}: " if error.filename else ""
+        raise Failed(f"{place}{error.strerror or error}") from error
 
 
 def _never_refuse_to_print() -> None:
@@ -85,7 +110,7 @@ def _forget_stdout() -> None:
 @click.group(
     cls=DefaultGroup,
     epilog=f"{PRECEDENCE}\n{EXIT_STATUSES}",
-    context_settings={"max_content_width": 100},
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="taskcast-trio")
 def main() -> None:

@@ -10,6 +10,8 @@ from typing import Final
 
 import trio
 
+from taskcast_trio.cli.connect import SETTLE_S
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -19,6 +21,25 @@ class Interruption:
     def __init__(self) -> None:
         self.number: int | None = None
         self.scope = trio.CancelScope()
+        self._hurried: trio.CancelScope | None = None
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Around what is to be finished though a signal comes, within a few seconds from then."""
+        with trio.CancelScope() as self._hurried:
+            if self.number is not None:
+                self._hurry()
+            yield
+        self._hurried = None
+
+    def tell(self) -> None:
+        """Cancel the work: a signal came."""
+        self.scope.cancel()
+        self._hurry()
+
+    def _hurry(self) -> None:
+        if self._hurried is not None:
+            self._hurried.deadline = trio.current_time() + SETTLE_S
 
 
 @contextmanager
@@ -35,7 +56,7 @@ def interruptible() -> Iterator[Interruption]:
     def note(number: int, frame: FrameType | None) -> None:
         if found.number is None:
             found.number = number
-            token.run_sync_soon(found.scope.cancel, idempotent=True)
+            token.run_sync_soon(found.tell, idempotent=True)
         for one in SIGNALS:
             signal.signal(one, before[one])
 

@@ -147,8 +147,8 @@ def tail(
 ) -> None:
     """Show the events of every task as they come, until Ctrl-C.
 
-    --since begins with what the logs have from then on. After a lost connection what came meanwhile
-    is read from the logs.
+    --since begins with what the logs have from then on, in the order of time: of a long past, ten
+    thousand events at a time. After a lost connection what came meanwhile is read from the logs.
 
     \b
       taskcast-trio tail
@@ -165,8 +165,18 @@ def tail(
             view.interrupt()
             out.note(text)
 
+        def begun() -> None:
+            if out.is_terminal and not out.as_json:
+                note(f"following every task at {server.url}: Ctrl-C ends it")
+
         every = EveryTask(
-            client, types=types, levels=levels, since=since, show=view.show, note=note
+            client,
+            types=types,
+            levels=levels,
+            since=since,
+            show=view.show,
+            note=note,
+            begun=begun,
         )
         await (every.follow() if follow else every.past())
 

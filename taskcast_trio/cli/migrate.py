@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -10,8 +9,8 @@ import click
 
 from taskcast_trio.cli.connect import output_options
 from taskcast_trio.cli.output import Out
-from taskcast_trio.cli.start import WrongConfig
-from taskcast_trio.config import ConfigError, SecretUrl, load_config
+from taskcast_trio.cli.start import WrongConfig, load
+from taskcast_trio.config import SecretUrl
 
 TIMEOUT_S: Final = 10.0
 """For an answer of the database; migrations themselves may take long."""
@@ -83,16 +82,7 @@ def migrate(
 
 
 def _url(config_path: Path | None, flag: str | None) -> SecretUrl:
-    try:
-        loaded = load_config(
-            path=config_path,
-            flags={"postgres.url": flag},
-            env=os.environ,
-            cwd=Path.cwd(),
-            home=Path.home(),
-        )
-    except ConfigError as error:
-        raise WrongConfig(str(error)) from None
+    loaded = load(config_path, {"postgres.url": flag})
     url = loaded.config.postgres.url
     if url is None:
         raise WrongConfig("which database? --postgres-url, TASKCAST_POSTGRES_URL or postgres.url")

@@ -53,13 +53,21 @@ class Nodes(msgspec.Struct, kw_only=True):
         raise Failed(f"no node {printable(name)}: {hint}", USAGE)
 
 
+def home() -> Path:
+    """The home directory; one that is not there for a user that has none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/nonexistent")
+
+
 def nodes_file(env: Mapping[str, str]) -> Path:
     """Where the file is, or would be."""
     if own := env.get(NODES_ENV):
         return Path(own)
     base = env.get("XDG_CONFIG_HOME", "")
     # The XDG base directory specification has relative paths ignored.
-    config = Path(base) if base.startswith("/") else Path.home() / ".config"
+    config = Path(base) if base.startswith("/") else home() / ".config"
     return config / "taskcast" / "nodes.json"
 
 
@@ -107,7 +115,7 @@ def edited(path: Path) -> Iterator[Nodes]:
         nodes = read_nodes(path)
         yield nodes
         try:
-            _write(path, nodes)
+            _write(path.resolve(), nodes)
         except OSError as error:
             raise Failed(f"{path}: {error.strerror}", FAILED) from None
     finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import click
 import msgspec
@@ -16,6 +17,9 @@ import msgspec
 from taskcast_trio.cli.failures import printable
 
 EMPTY: Final = "-"
+GAP: Final = 2
+FAIR_WIDTH: Final = 20
+_UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +49,24 @@ class Out:
 
     def json(self, value: object) -> None:
         """A value as one line of JSON; what was JSON text stays as it came."""
-        write(msgspec.json.encode(value, enc_hook=str) + b"\n")
+        write_json(value)
 
     def note(self, text: str) -> None:
         """A line beside the output: on stderr."""
         dim = is_terminal(sys.stderr) and not self.no_color and not os.environ.get("NO_COLOR")
         click.echo(click.style(text, dim=True) if dim else text, err=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Aligned columns. On a terminal they fit its width: what is too long is cut, the first
-        column last. In a pipe all is there.
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[object]],
+        *,
+        less: Sequence[str] = (),
+        fold: bool = False,
+    ) -> None:
+        """Aligned columns. On a terminal they fit its width: first those named in ``less`` go, one
+        by one, then what is too long is cut (with ``fold`` goes on below), the first column last.
+        In a pipe all is there.
         """
         cells = [[cell(value) for value in row] for row in rows]
         if not self.is_terminal:
@@ -65,18 +77,26 @@ class Out:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        console = Console(no_color=not self.colored, highlight=False)
+        for column in less:
+            if _fair_width(columns, cells) <= console.width:
+                break
+            place = columns.index(column)
+            columns = [*columns[:place], *columns[place + 1 :]]
+            cells = [[*line[:place], *line[place + 1 :]] for line in cells]
+        overflow: Literal["fold", "ellipsis"] = "fold" if fold else "ellipsis"
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
         for number, column in enumerate(columns):
             head = Text(column, no_wrap=True, overflow="ellipsis")
             table.add_column(head, no_wrap=not number)
         for line in cells:
             table.add_row(
                 *(
-                    Text(text, STATUS_STYLES.get(text, ""), no_wrap=True, overflow="ellipsis")
+                    Text(text, STATUS_STYLES.get(text, ""), no_wrap=not fold, overflow=overflow)
                     for text in line
                 )
             )
-        Console(no_color=not self.colored, highlight=False).print(table)
+        console.print(table)
 
     @contextmanager
     def progress(self, text: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
@@ -116,6 +136,23 @@ def write(text: bytes) -> None:
     if sys.stdout:
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
+
+
+def write_json(value: object) -> None:
+    """Write a value as one line of JSON; at a terminal it does nothing but be read."""
+    text = msgspec.json.encode(value, enc_hook=str)
+    if is_terminal(sys.stdout):
+        # JSON escapes the controls of ASCII only.
+        told = text.decode(errors="replace")
+        text = _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", told).encode()
+    write(text + b"\n")
+
+
+def _fair_width(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """As wide as a table is to be: what is long may be cut, but in the first column."""
+    lines = [columns, *cells]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    return widths[0] + sum(GAP + min(width, FAIR_WIDTH) for width in widths[1:])
 
 
 def aligned(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Iterator[str]:

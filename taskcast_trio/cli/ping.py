@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import Final
+from typing import TYPE_CHECKING
 
 import click
 
-from taskcast_trio.cli.connect import (
-    authorization,
-    checked,
-    explained,
-    server_options,
-    shape_expected,
-)
+from taskcast_trio.cli.connect import server_options, talk
 from taskcast_trio.cli.failures import printable
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import Server
 
-TIMEOUT_S: Final = 5.0
+if TYPE_CHECKING:
+    from taskcast_trio.client import AsyncTaskcastClient
+    from taskcast_trio.core.views import Health
 
 
 @click.command(short_help="Ask the server for its version.")
@@ -28,19 +24,16 @@ def ping(server: Server, out: Out) -> None:
 
     Exit status: 0 when it answers as a Taskcast server does, else 3.
     """
-    import httpx
+    from taskcast_trio.client.retries import NO_RETRIES
+    from taskcast_trio.client.service_calls import ping as asking
 
-    with (
-        explained(server),
-        httpx.Client(timeout=TIMEOUT_S, headers=authorization(server)) as client,
-    ):
+    async def ask(client: AsyncTaskcastClient) -> tuple[Health, float]:
         began = perf_counter()
-        answer = client.get(f"{server.url}/health")
-        took_ms = (perf_counter() - began) * 1000
-        checked(answer)
-        with shape_expected(server):
-            health = answer.json()
-            name, version = str(health["name"]), str(health["version"])
+        health = await client.ask(asking(), retries=NO_RETRIES)
+        return health, (perf_counter() - began) * 1000
+
+    health, took_ms = talk(server, ask)
+    name, version = health.name, health.version
     if out.as_json:
         told = {"name": name, "version": version, "url": server.url, "ms": round(took_ms, 1)}
         out.json(told)

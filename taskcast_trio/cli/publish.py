@@ -149,8 +149,11 @@ def publish(
                     CreateTask(
                         id=UNSET if new_id is None else new_id,
                         type=UNSET if task_type is None else task_type,
-                    )
+                    ),
+                    interruption,
                 )
+                if not publishing.task_id:
+                    return interruption.number
                 _announce(publishing.task_id, server, out)
             is_busy = is_typed or (tee and out.is_terminal)
             with out.progress("publishing", quiet=is_busy) as progress:
@@ -198,8 +201,9 @@ def _json(text: str) -> Raw:
     try:
         found: Raw = jsontext.parse(text.encode(errors="surrogateescape"), Raw)
     except BadRequest as error:
+        said = printable(str(error)).removeprefix("The body is not valid JSON: ")
         raise Failed(
-            f"--data is no JSON ({printable(str(error))}). A text has quotes of its own: "
+            f"--data is no JSON: {said}. A text has quotes of its own: "
             """--data '"text"'""",
             USAGE,
         ) from None

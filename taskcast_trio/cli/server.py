@@ -14,6 +14,7 @@ from taskcast_trio.cli.nodes import nodes_file, read_nodes
 from taskcast_trio.config import Secret
 
 DEFAULT_URL: Final = "http://127.0.0.1:3721"
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _SENDABLE: Final = re.compile(r"[\x21-\x7e]+")
 PRECEDENCE: Final = """\
 Which server: --url, else --node, else TASKCAST_URL, else TASKCAST_NODE, else the node of `node
@@ -33,6 +34,16 @@ class Server:
     token_from: str | None = None
     arguments: tuple[str, ...] = ()
     """What makes another command mean the same server, when typed in the same shell."""
+
+    @property
+    def whence(self) -> str:
+        """What has named it."""
+        return self.url_from + (f", node {self.node}" if self.node else "")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, as far as its URL tells."""
+        return urlsplit(self.url).hostname in _LOOPBACK
 
 
 def find_server(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
+from taskcast_trio.cli.nodes import home
 from taskcast_trio.cli.options import StartCommand, flags_of, generated, prominent
 from taskcast_trio.config import ConfigError, Loaded, load_config, require_available
 from taskcast_trio.config.show import rows
@@ -17,6 +19,18 @@ class WrongConfig(click.ClickException):
     """A configuration that cannot be used: one line, exit status 2."""
 
     exit_code = 2
+
+
+def load(path: Path | None, flags: Mapping[str, object]) -> Loaded:
+    """The configuration that is in force here.
+
+    Raises:
+        WrongConfig: it can't be used.
+    """
+    try:
+        return load_config(path=path, flags=flags, env=os.environ, cwd=Path.cwd(), home=home())
+    except ConfigError as error:
+        raise WrongConfig(str(error)) from None
 
 
 @click.command(cls=StartCommand)
@@ -52,10 +66,8 @@ def start(
     flags = flags_of(ctx, ctx.command.params)
     if verbose and flags["logLevel"] is None:
         flags["logLevel"] = "debug"
+    loaded = load(config_path, flags)
     try:
-        loaded = load_config(
-            path=config_path, flags=flags, env=os.environ, cwd=Path.cwd(), home=Path.home()
-        )
         require_available(loaded.config)
         if loaded.config.auth.mode != "none":
             from taskcast_trio.server.auth.methods import methods

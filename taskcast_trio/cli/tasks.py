@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PAGE: Final = 500
 DEFAULT_LIMIT: Final = 100
 LAST_EVENTS: Final = 5
+SUMMARY_CHARS: Final = 300
+"""As much of the data of an event is shown at a terminal."""
 _TIMES: Final = frozenset({"createdAt", "updatedAt", "completedAt", "resumeAt", "runAt"})
 
 
@@ -105,6 +107,7 @@ def list_(
             )
             for task in found
         ),
+        less=("updated", "created"),
     )
     if number > len(found):
         out.note(f"the newest {len(found)} of {number}: --all, or --limit N, shows more")
@@ -135,8 +138,9 @@ def inspect(task: str, server: Server, out: Out) -> None:
         from taskcast_trio.cli.event_text import line_of
 
         out.say(f"\nthe last {len(events)} events:" if len(events) > 1 else "\nthe last event:")
+        limit = SUMMARY_CHARS if out.is_terminal else None
         for event in events:
-            out.say(line_of(event, out, with_task=False))
+            out.say(line_of(event, out, with_task=False, limit=limit))
     elif events is not None:
         out.say("\nno events yet")
 

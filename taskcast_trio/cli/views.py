@@ -12,17 +12,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
-import msgspec
-
 from taskcast_trio.cli.event_text import ends_task, head_of, line_of, piece_of, readable
 from taskcast_trio.cli.failures import printable
-from taskcast_trio.cli.output import Out, write
+from taskcast_trio.cli.output import Out, write, write_json
 from taskcast_trio.core.model import Event
 
 QUIET_S: Final = 0.5
 """How long the series that is shown may say nothing while others have something to say."""
 BLOCK_CHARS: Final = 400
 """As much of another series is shown though the one that is has not paused."""
+
+MAX_WAITING: Final = 100
+"""So many series may wait for their turn; where there are more, the one that waited longest has it
+now.
+"""
+MAX_SERIES: Final = 1000
+"""Of so many series it is known that their text goes on."""
 
 
 class View(ABC):
@@ -53,7 +58,7 @@ class JsonLines(View):
     """One event a line, as the history of a task has it."""
 
     def show(self, event: Event) -> None:
-        write(msgspec.json.encode(event) + b"\n")
+        write_json(event)
 
 
 class Lines(View):
@@ -109,8 +114,8 @@ class Reading(View):
         self._open: _Key | None = None
         self._shown_at = 0.0
         self._at_start = True
-        self._begun: set[_Key] = set()
-        """The series whose text was begun: what follows goes on with it."""
+        self._begun: dict[_Key, None] = {}
+        """The series whose text was begun, those last shown last: what follows goes on with it."""
 
     def show(self, event: Event) -> None:
         piece = piece_of(event)
@@ -119,14 +124,15 @@ class Reading(View):
             return
         if ends_task(event):
             self._flush(event.task_id)
-            self._begun = {key for key in self._begun if key.task != event.task_id}
+            for key in [key for key in self._begun if key.task == event.task_id]:
+                del self._begun[key]
         self._break()
         self._line(line_of(event, self._out, with_task=self._with_task))
 
     def _take(self, event: Event, piece: str) -> None:
         key = _Key(event.task_id, str(event.series_id))
         if event.series_snapshot is True:
-            self._begun.discard(key)
+            self._begun.pop(key, None)
             if self._open == key:
                 self._break()
         text = self._texts.setdefault(key, _Text(event))
@@ -135,6 +141,8 @@ class Reading(View):
         quiet = now - self._shown_at >= QUIET_S
         if self._open in (None, key) or quiet or len(text.waiting) >= BLOCK_CHARS:
             self._switch(key, now)
+        while len(self._texts) > MAX_WAITING + 1:
+            self._finish(next(key for key in self._texts if key != self._open))
 
     def _switch(self, key: _Key, now: float) -> None:
         """Show what waits of this series, which is the open one from now on."""
@@ -143,7 +151,10 @@ class Reading(View):
             self._break()
             self._line(self._heading(text.head, goes_on=key in self._begun))
             self._open = key
-            self._begun.add(key)
+            self._begun.pop(key, None)
+            self._begun[key] = None
+            if len(self._begun) > MAX_SERIES:
+                del self._begun[next(iter(self._begun))]
         self._write(readable(text.take()))
         self._shown_at = now
 
@@ -175,13 +186,18 @@ class Reading(View):
     def _flush(self, task_id: str | None) -> None:
         """Show what waits of a task, or of all, to the last half of a character."""
         for key in [key for key in self._texts if task_id in (None, key.task)]:
-            text = self._texts.get(key)
-            if text is None:
-                continue  # it was the open one, and all of it shown
-            text.waiting += text.half
-            text.half = ""
-            if text.waiting:
-                self._switch(key, self._clock())
+            if key in self._texts:  # else it was the open one, and all of it shown
+                self._finish(key)
+
+    def _finish(self, key: _Key) -> None:
+        """Show what waits of a series, to the last half of a character."""
+        text = self._texts[key]
+        text.waiting += text.half
+        text.half = ""
+        if text.waiting:
+            self._switch(key, self._clock())
+        elif key != self._open:
+            del self._texts[key]
 
     def _break(self) -> None:
         """End the open text, and its line."""

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from typing import Any, Final
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET
 
-from taskcast_trio.cli.connect import (
-    authorization,
-    checked,
-    explained,
-    server_options,
-    shape_expected,
-)
-from taskcast_trio.cli.output import Out, aligned, cell
+from taskcast_trio.cli.connect import server_options, talk
+from taskcast_trio.cli.failures import printable
+from taskcast_trio.cli.output import Out, aligned, cell, moment
 from taskcast_trio.cli.server import Server
 
-TIMEOUT_S: Final = 10.0
+if TYPE_CHECKING:
+    from taskcast_trio.client import AsyncTaskcastClient
+    from taskcast_trio.core.views import DeadLetter, WebhookTry, WebhookView
 
 
 @click.command(short_help="Show how far the webhooks of a task are.")
@@ -46,36 +42,22 @@ def webhooks(
         raise click.UsageError("--deliveries and --redeliver do not go together")
     if from_index is not None and redeliver is None:
         raise click.UsageError("--from-index needs --redeliver")
-    path = f"/tasks/{quote(task, safe='')}/webhooks"
-    if redeliver is not None:
-        body = {} if from_index is None else {"fromIndex": from_index}
-        answer = _ask(server, task, "POST", f"{path}/{redeliver}/redeliver", body)
-        lines = ["it will be delivered again"]
-    elif deliveries is not None:
-        answer = _ask(server, task, "GET", f"{path}/{deliveries}/deliveries")
-        with shape_expected(server):
-            lines = [*_tries(answer["deliveries"]), *_dead_letters(answer["deadLetters"])]
-    else:
-        answer = _ask(server, task, "GET", path)
-        with shape_expected(server):
-            lines = list(_webhooks(answer["webhooks"]))
+
+    async def work(client: AsyncTaskcastClient) -> tuple[object, list[str]]:
+        if redeliver is not None:
+            await client.redeliver(task, redeliver, from_index=from_index)
+            return {"ok": True}, ["it will be delivered again"]
+        if deliveries is not None:
+            found = await client.deliveries(task, deliveries)
+            return found, [*_tries(found.deliveries), *_dead_letters(found.dead_letters)]
+        webhooks = await client.webhooks(task)
+        return {"webhooks": webhooks}, list(_webhooks(webhooks))
+
+    answer, lines = talk(server, work)
     out.json(answer) if out.as_json else out.say("\n".join(lines))
 
 
-def _ask(server: Server, task: str, method: str, path: str, body: Any = None) -> Any:
-    import httpx
-
-    with (
-        explained(server),
-        httpx.Client(timeout=TIMEOUT_S, headers=authorization(server)) as client,
-    ):
-        answer = client.request(method, f"{server.url}{path}", json=body)
-        checked(answer, task)
-        with shape_expected(server):
-            return answer.json()
-
-
-def _webhooks(found: list[dict[str, Any]]) -> Iterator[str]:
+def _webhooks(found: list[WebhookView]) -> Iterator[str]:
     if not found:
         yield "the task has no webhooks"
         return
@@ -83,28 +65,28 @@ def _webhooks(found: list[dict[str, Any]]) -> Iterator[str]:
         ("webhook", "status", "to", "cursor", "pending", "delivered", "dead", "last", "next try"),
         (
             (
-                each["number"],
-                each["status"],
-                each.get("url") or each.get("host"),
-                each.get("cursor"),
-                each.get("pending"),
-                each.get("delivered"),
-                each.get("deadLetters"),
-                _outcome(each.get("lastTry", {})),
-                _time(each.get("nextTryAt")),
+                each.number,
+                each.status,
+                each.url or each.host,
+                each.cursor,
+                each.pending,
+                each.delivered,
+                each.dead_letters,
+                _outcome(each.last_try) if each.last_try else None,
+                moment(each.next_try_at),
             )
             for each in found
         ),
     )
     for each in found:
-        if "reason" in each:
-            yield f"webhook {each['number']}: {each['reason']}"
-        if each.get("droppedDeadLetters"):
-            dropped = each["droppedDeadLetters"]
-            yield f"webhook {each['number']}: {dropped} older dead letters were dropped"
+        if each.reason:
+            yield f"webhook {each.number}: {printable(each.reason)}"
+        if each.dropped_dead_letters:
+            dropped = each.dropped_dead_letters
+            yield f"webhook {each.number}: {dropped} older dead letters were dropped"
 
 
-def _tries(found: list[dict[str, Any]]) -> Iterator[str]:
+def _tries(found: list[WebhookTry]) -> Iterator[str]:
     if not found:
         yield "nothing was tried yet"
         return
@@ -112,20 +94,20 @@ def _tries(found: list[dict[str, Any]]) -> Iterator[str]:
         ("at", "index", "type", "try", "outcome", "ms", "event"),
         (
             (
-                _time(each["at"]),
-                each["index"],
-                each["type"],
-                each["attempt"],
+                moment(each.at),
+                each.index,
+                each.type,
+                each.attempt,
                 _outcome(each),
-                each["durationMs"],
-                each["eventId"],
+                each.duration_ms,
+                each.event_id,
             )
             for each in found
         ),
     )
 
 
-def _dead_letters(found: list[dict[str, Any]]) -> Iterator[str]:
+def _dead_letters(found: list[DeadLetter]) -> Iterator[str]:
     if not found:
         return
     yield ""
@@ -133,29 +115,16 @@ def _dead_letters(found: list[dict[str, Any]]) -> Iterator[str]:
     yield from _lines(
         ("at", "index", "type", "tries", "last", "event"),
         (
-            (
-                _time(each["at"]),
-                each["index"],
-                each["type"],
-                each["attempts"],
-                _outcome(each),
-                each["eventId"],
-            )
+            (moment(each.at), each.index, each.type, each.attempts, _outcome(each), each.event_id)
             for each in found
         ),
     )
 
 
-def _outcome(one: dict[str, Any]) -> str | None:
+def _outcome(one: WebhookTry | DeadLetter) -> str | None:
     """A status, a word for what went wrong, or both."""
-    words = [str(one[key]) for key in ("status", "error") if key in one and one[key] != "status"]
-    return " ".join(words) or None
-
-
-def _time(at_ms: int | None) -> str | None:
-    if at_ms is None:
-        return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    word = one.error if one.error != "status" else UNSET
+    return " ".join(str(each) for each in (one.status, word) if each is not UNSET) or None
 
 
 def _lines(columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> Iterator[str]:

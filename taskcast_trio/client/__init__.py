@@ -20,7 +20,7 @@ from taskcast_trio.core.errors import (
 
 from .assembling import Texts, TextTooLong, Update, assemble
 from .client import AsyncTaskcastClient
-from .composing import draft
+from .composing import draft, value
 from .errors import GatewayError, ResponseError, ServerUnavailable
 from .following import Gap, Received
 from .retries import NO_RETRIES, RetryPolicy
@@ -68,4 +68,5 @@ __all__ = [
     "Update",
     "assemble",
     "draft",
+    "value",
 ]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Self, overload
+from typing import Final, Self, overload
 
 from msgspec import UNSET
 
@@ -14,6 +13,7 @@ from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.core.model import Envelope
 from taskcast_trio.core.series import DEFAULT_FIELD
 
+from .composing import value
 from .following import Gap, Received
 from .subscription import Subscription
 from .sync_subscription import SyncSubscription
@@ -156,9 +156,7 @@ class Texts:
 
 def _text_of(event: Envelope, field: str) -> str | None:
     """The text in the data of an event; None for none."""
-    if event.data is UNSET:
-        return None
-    data: Any = json.loads(bytes(event.data))
+    data = value(event.data)
     if isinstance(data, dict):
         data = data.get(field)
     return data if isinstance(data, str) else None

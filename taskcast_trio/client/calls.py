@@ -37,6 +37,7 @@ from taskcast_trio.core.views import ExpectedSeq, TaskList
 
 from .composing import (
     draft,
+    encoded,
     event_params,
     events_path,
     given,
@@ -62,6 +63,7 @@ def create(
     metadata: Any = None,
     ttl: int | None = None,
     tags: list[str] | None = None,
+    webhooks: Iterable[Any] | None = None,
     assign_mode: AssignMode | None = None,
     cost: int | None = None,
     disconnect_policy: DisconnectPolicy | None = None,
@@ -69,7 +71,7 @@ def create(
 ) -> Call[Task]:
     """Create a task, described by keywords or, for the rarer fields, by a ``CreateTask``.
 
-    ``ttl`` is in seconds.
+    ``ttl`` is in seconds; each of ``webhooks`` is a dictionary, as in JSON.
 
     Raises:
         TaskExists: the server has a task of this id.
@@ -83,6 +85,7 @@ def create(
         metadata=raw(given(metadata)),
         ttl=given(ttl),
         tags=given(tags),
+        webhooks=UNSET if webhooks is None else [encoded(each) for each in webhooks],
         assign_mode=given(assign_mode),
         cost=given(cost),
         disconnect_policy=given(disconnect_policy),

@@ -37,7 +37,7 @@ def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], Subscr
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Subscription:
         return Subscription(make(*args, **kwargs), self.port.another())
 
-    return described(method, make)
+    return described(method, make, Subscription.__name__)
 
 
 def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Publisher]:
@@ -46,7 +46,7 @@ def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], 
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Publisher:
         return Publisher(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, Publisher.__name__)
 
 
 def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Run]:
@@ -55,7 +55,7 @@ def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], Run]:
     def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Run:
         return Run(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, Run.__name__)
 
 
 class AsyncTaskcastClient:
@@ -76,7 +76,7 @@ class AsyncTaskcastClient:
 
     Values of the caller's own (``data``, ``params``, ...) are anything that msgspec encodes as
     JSON, or a ``msgspec.Raw`` with JSON text, which is sent as it is. They come back as
-    ``msgspec.Raw``.
+    ``msgspec.Raw``, which :func:`taskcast_trio.client.value` decodes.
 
     Args:
         base_url: where the server is, with the prefix it is mounted under, if any.
@@ -98,7 +98,7 @@ class AsyncTaskcastClient:
         self.base_url = base_url.rstrip("/")
         self._owns_http = http is None
         self._http = httpx.AsyncClient(limits=limits()) if http is None else http
-        self._retries = RetryPolicy() if retries is None else retries
+        self.retries = RetryPolicy() if retries is None else retries
         self.port = AsyncPort(self._http, self.base_url, AsyncCredentials(token))
 
     async def __aenter__(self) -> Self:
@@ -116,7 +116,7 @@ class AsyncTaskcastClient:
 
     async def ask(self, call: Call[T], *, retries: RetryPolicy | None = None) -> T:
         """Send a call of `calls`: what every method does."""
-        policy = self._retries if retries is None else retries
+        policy = self.retries if retries is None else retries
         return await self.port.run(answered(call, policy))
 
     create = _asked(calls.create)

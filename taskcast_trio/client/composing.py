@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
@@ -107,10 +108,19 @@ def given(value: T | None) -> T | UnsetType:
     return UNSET if value is None else value
 
 
+def encoded(value: Any) -> Raw:
+    return value if isinstance(value, Raw) else Raw(msgspec.json.encode(value))
+
+
 def raw(value: Any) -> Raw | UnsetType:
-    if value is UNSET or isinstance(value, Raw):
-        return value
-    return Raw(msgspec.json.encode(value))
+    return UNSET if value is UNSET else encoded(value)
+
+
+def value(raw: Raw | UnsetType, default: Any = None) -> Any:
+    """What a ``msgspec.Raw`` of an answer holds, decoded: the ``data`` of an event, the ``result``
+    or the ``params`` of a task. ``default`` where there is none.
+    """
+    return default if raw is UNSET else json.loads(bytes(raw))
 
 
 def task_path(task_id: str, below: str = "") -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from taskcast_trio.core.model import CreateTask, Task, TaskError
 
 from . import calls
-from .outbox import PATIENCE
+from .outbox import PATIENCE, Outbox
 from .retries import Call, RetryPolicy
 
 END_S: Final = 10.0
@@ -37,6 +37,7 @@ def run(
     metadata: Any = None,
     ttl: int | None = None,
     tags: Iterable[str] | None = None,
+    webhooks: Iterable[Any] | None = None,
     fence: int | None = None,
     retries: RetryPolicy = PATIENCE,
 ) -> Plan:
@@ -52,7 +53,7 @@ def run(
         retries: how long to try to send a batch of events; some minutes, without.
     """
     if isinstance(task, str | Task):
-        if any(each is not None for each in (type, params, metadata, ttl, tags)):
+        if any(each is not None for each in (type, params, metadata, ttl, tags, webhooks)):
             raise TypeError("run() takes a task or what a new one is made of, not both")
         return Plan(task if isinstance(task, str) else task.id, None, fence, None, retries)
     wanted = calls.create(
@@ -62,6 +63,7 @@ def run(
         metadata=metadata,
         ttl=ttl,
         tags=None if tags is None else list(tags),
+        webhooks=webhooks,
     )
     return Plan(None, wanted, fence, None, retries)
 
@@ -109,6 +111,14 @@ def ended(task_id: str, exc: BaseException, fence: int | None = None) -> Call[Ta
     message = str(exc)[:MAX_MESSAGE].encode(errors="replace").decode()
     error = TaskError(code=type(exc).__name__, message=message)
     return calls.transition(task_id, "failed", error=error, fence=fence)
+
+
+def note_lost(failure: BaseException, task_id: str, outbox: Outbox) -> None:
+    """Note on the exception of a body that not all that it emitted was stored, if so."""
+    count, reason = outbox.unstored, outbox.failure
+    if count and reason is not failure:
+        why = "" if reason is None else f": {type(reason).__name__}: {reason}"
+        failure.add_note(f"Of what was emitted to task {task_id} the last {count} may be lost{why}")
 
 
 def untold(task_id: str, failure: BaseException) -> str:

@@ -35,6 +35,10 @@ MIN_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 30.0
 JITTER: Final = 0.5
 GAPS_KEPT: Final = 100
+NOT_ENTERED: Final = (
+    "A subscription is iterated inside of its context: `async with client.subscribe(...) as stream`"
+    " (`with`, for the synchronous client)"
+)
 
 _OK: Final = 200
 _NO_CONTENT: Final = 204
@@ -148,6 +152,8 @@ class Following:
         self.done: str | None = None
         self.gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
         self.reconnects = 0
+        self._entered: bool | None = None
+        """None before."""
         self._clock = clock
         self._parser = SSEParser()
         self._retry_ms = DEFAULT_RETRY_MS
@@ -155,6 +161,11 @@ class Following:
         self._at_once = False
         self._connected = False
         self._connected_at = -math.inf
+        self._dropped = False
+        """Whether it is a cancelled step of ours that has closed the connection."""
+        self._lost_at: float | None = None
+        self._due_at = -math.inf
+        """When to connect again, as long as it is lost."""
         self._events: Iterator[ServerSentEvent] = iter(())
 
     def ready(self) -> Received | None:
@@ -178,15 +189,22 @@ class Following:
         """Wait for the next item; None at the end.
 
         Raises:
+            RuntimeError: it is not entered, or was left: nobody would close its connections.
             ServerUnavailable: reconnecting failed for longer than the patience.
             TaskcastError: the server refused to go on, or sent what can't be read.
         """
+        if not self._entered:
+            raise RuntimeError(NOT_ENTERED)
         while (item := self.ready()) is None and self.done is None:
             if not self._connected:
                 if (gap := (yield from self._reconnect())) is not None:
                     return gap
                 continue
-            chunk: bytes | None = yield Read()
+            try:
+                chunk: bytes | None = yield Read()
+            except GeneratorExit:
+                self._dropped = True
+                raise
             if chunk is None:
                 yield from self.close()
             else:
@@ -194,6 +212,24 @@ class Following:
         if item is None:
             yield from self.close()
         return item
+
+    def enter(self) -> Flow[None]:
+        """Connect for the first time. Raises: as :meth:`open`.
+
+        Raises:
+            RuntimeError: it was entered before.
+        """
+        if self._entered is not None:
+            raise RuntimeError(
+                "A subscription is entered once: make another one, and pass it"
+                " `last_event_id` to go on from there"
+            )
+        yield from self.open()
+        self._entered = True
+
+    def leave(self) -> None:
+        """Take it that nobody iterates any more."""
+        self._entered = False
 
     def open(self) -> Flow[None]:
         """Connect.
@@ -259,28 +295,40 @@ class Following:
 
         Where there is no cursor to go on from, the gap that this leaves.
         """
-        lost_at = self._clock()
-        if lost_at - self._connected_at > MAX_BACKOFF_S:
-            self._failures = 0
-        asked_s = 0.0
+        if self._lost_at is None:
+            self._lose()
         while True:
-            pause_s = 0.0 if self._at_once else max(self._pause_s(), asked_s)
-            self._at_once = False
-            yield Sleep(pause_s)
+            # A step that is cancelled here leaves the rest of the pause to the next one.
+            yield Sleep(max(self._due_at - self._clock(), 0.0))
             self._failures += 1
+            self._due_at = self._clock() + self._pause_s()
             try:
                 yield from self.open()
             except TaskcastError as error:
-                if not error.retryable or self._clock() - lost_at > self.follow.patience_s:
+                now, lost_at = self._clock(), self._lost_at
+                if not error.retryable or lost_at is None or now - lost_at > self.follow.patience_s:
+                    self._lost_at = None
                     raise
                 asked_s = min(error.retry_after_s or 0, MAX_BACKOFF_S) * self._spread()
+                self._due_at = now + max(self._pause_s(), asked_s)
             else:
                 self.reconnects += 1
+                self._lost_at = None
                 if self.follow.task_id is not None:
                     return None
                 gap = Gap(reason="reconnected", replayed_from=-1)
                 self.gaps.append(gap)
                 return gap
+
+    def _lose(self) -> None:
+        """Take note that the connection is lost, and of when to have another one."""
+        now = self._lost_at = self._clock()
+        if now - self._connected_at > MAX_BACKOFF_S:
+            self._failures = 0
+        pause_s = 0.0 if self._at_once else self._pause_s()
+        # The server has done nothing wrong where we have left it ourselves.
+        self._due_at = (self._connected_at if self._dropped else now) + pause_s
+        self._at_once = self._dropped = False
 
     def _pause_s(self) -> float:
         """The server's ``retry`` after a connection that brought an event, then doubling."""

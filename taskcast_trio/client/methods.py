@@ -13,13 +13,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SELF = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 
 
-def described(method: F, make: Callable[..., Any]) -> F:
-    """The method with the name, the text and the signature of the function."""
+def described(method: F, make: Callable[..., Any], returns: str | None = None) -> F:
+    """The method with the name, the text and the signature of the function; it ``returns`` what the
+    call that the function makes is of, where nothing else is said.
+    """
     update_wrapper(method, make)
     signature = inspect.signature(make)
     parameters = [_SELF, *signature.parameters.values()]
-    # What a call is of, the method gives.
-    returns = re.sub(r"^Call\[(.*)\]$", r"\1", str(signature.return_annotation))
+    if returns is None:
+        returns = re.sub(r"^Call\[(.*)\]$", r"\1", str(signature.return_annotation))
     shown = signature.replace(parameters=parameters, return_annotation=returns)
     method.__signature__ = shown  # type: ignore[attr-defined]
     return method

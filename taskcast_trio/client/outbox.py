@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from taskcast_trio.core.errors import SeqGap, SeqStale
+from taskcast_trio.core import validate
+from taskcast_trio.core.errors import PayloadTooLarge, SeqGap, SeqStale, TaskFull
 from taskcast_trio.core.model import Draft
 
 from . import calls
@@ -58,9 +59,9 @@ class Outbox:
         return len(self._waiting) >= MAX_WAITING or self._bytes >= MAX_WAITING_BYTES
 
     @property
-    def idle(self) -> bool:
-        """Whether all that was put in is stored."""
-        return self.stored == self.next_seq
+    def unstored(self) -> int:
+        """How many of those that were put in are not known to be stored."""
+        return self.next_seq - self.stored
 
     def check(self) -> None:
         """Raise what has ended the sending, if anything has."""
@@ -68,7 +69,12 @@ class Outbox:
             raise self.failure
 
     def put(self, draft: Draft) -> None:
-        """Number an event, to be sent."""
+        """Number an event, to be sent.
+
+        Raises:
+            BadRequest: no server would take it, nor anything that went with it.
+        """
+        validate.draft(draft, 0)
         # One batch is on its way at a time: where events are missing, they will not come.
         counted = msgspec.structs.replace(
             draft, client_id=self.client_id, client_seq=self.next_seq, seq_mode="fast-fail"
@@ -114,8 +120,9 @@ def delivered(
         TaskcastError: what the last try came to.
     """
     left = list(batch)
+    size = len(left)
     while left:
-        call = calls.publish_many(task_id, left, fence=fence)
+        call = calls.publish_many(task_id, left[:size], fence=fence)
         try:
             yield from answered(replace(call, final=(SeqGap,)), policy)
         except SeqStale as stale:
@@ -124,5 +131,10 @@ def delivered(
             if expected <= (left[0].client_seq or 0):
                 raise
             left = [draft for draft in left if (draft.client_seq or 0) >= expected]
+        except PayloadTooLarge as refused:
+            # The server, or a proxy before it, may take less at once than it does by itself.
+            size = min(size, len(left)) // 2
+            if isinstance(refused, TaskFull) or not size:
+                raise
         else:
-            return
+            del left[:size]

@@ -111,4 +111,7 @@ def answered(call: Call[T], policy: RetryPolicy) -> Flow[T]:
         can_help = failure.retryable and not isinstance(failure, call.final)
         if not can_help or not harmless or pause_s is None:
             raise failure
-        yield Sleep(pause_s)
+        try:
+            yield Sleep(pause_s)
+        except ServerUnavailable:
+            raise failure from None

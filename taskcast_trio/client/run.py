@@ -16,7 +16,7 @@ from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .composing import draft
-from .ending import END_S, LEFT, Plan, completed, ended, running, untold
+from .ending import END_S, LEFT, Plan, completed, ended, note_lost, running, untold
 from .outbox import Outbox, delivered
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Publisher:
             await publisher.emit("llm.delta", {"delta": "Hello"})
 
     Leaving stores what was emitted, also after an exception, for which it takes at most 10 s then.
-    Any task of the event loop may emit; the order is that of the calls.
+    Any task of the event loop may emit; the order of the calls of each is kept.
     """
 
     def __init__(self, client: AsyncTaskcastClient, plan: Plan) -> None:
@@ -90,6 +90,8 @@ class Publisher:
             with anyio.move_on_after(END_S, shield=True):
                 if failure is not None:
                     await self._abandon(failure)
+            if failure is not None:
+                note_lost(failure, self._task_id, self._outbox)
             self._sending.cancel()
             with anyio.move_on_after(END_S, shield=True):
                 await self._ended.wait()
@@ -215,8 +217,13 @@ class Run(Publisher):
         self.task = await self._client.ask(call)
 
     async def _abandon(self, failure: BaseException) -> None:
-        await super()._abandon(failure)
-        await self._tell_end(failure)
+        try:
+            await super()._abandon(failure)
+            await self._tell_end(failure)
+        except anyio.get_cancelled_exc_class():
+            late = TimeoutError(f"not within {END_S:g} s")
+            failure.add_note(untold(self._task_id, late))
+            raise
 
     async def _tell_end(self, failure: BaseException) -> None:
         try:

@@ -72,6 +72,12 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
+    """Wait before another try.
+
+    Raises:
+        ServerUnavailable: there is no time for another one.
+    """
+
     seconds: float
 
 

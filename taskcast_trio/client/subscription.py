@@ -69,7 +69,7 @@ class Subscription:
             ServerUnavailable: no answer.
             TaskcastError: the server refused; ``TaskNotFound`` and its like.
         """
-        await self._port.run(self._following.open())
+        await self._port.run(self._following.enter())
         return self
 
     async def __aexit__(
@@ -78,6 +78,7 @@ class Subscription:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._following.leave()
         with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
             await self._port.close()
 
@@ -89,6 +90,7 @@ class Subscription:
 
         Raises:
             StopAsyncIteration: the task has ended, see ``done``.
+            RuntimeError: it is not entered, or was left.
             ServerUnavailable: reconnecting failed for longer than the subscription's patience.
             EventTooLarge: an event is over the size that the subscription takes.
             TaskcastError: the server refused to go on, or sent what can't be read.

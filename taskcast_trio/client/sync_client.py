@@ -36,7 +36,7 @@ def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], SyncSu
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncSubscription:
         return SyncSubscription(make(*args, **kwargs), self.port.another())
 
-    return described(method, make)
+    return described(method, make, SyncSubscription.__name__)
 
 
 def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncPublisher]:
@@ -45,7 +45,7 @@ def _published(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], 
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncPublisher:
         return SyncPublisher(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, SyncPublisher.__name__)
 
 
 def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncRun]:
@@ -54,7 +54,7 @@ def _ran(make: Callable[P, ending.Plan]) -> Callable[Concatenate[Any, P], SyncRu
     def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncRun:
         return SyncRun(self, make(*args, **kwargs))
 
-    return described(method, make)
+    return described(method, make, SyncRun.__name__)
 
 
 class TaskcastClient:
@@ -81,7 +81,7 @@ class TaskcastClient:
         self.base_url = base_url.rstrip("/")
         self._owns_http = http is None
         self._http = httpx.Client(limits=limits()) if http is None else http
-        self._retries = RetryPolicy() if retries is None else retries
+        self.retries = RetryPolicy() if retries is None else retries
         self.port = Port(self._http, self.base_url, Credentials(token))
 
     def __enter__(self) -> Self:
@@ -98,7 +98,7 @@ class TaskcastClient:
 
     def ask(self, call: Call[T], *, retries: RetryPolicy | None = None) -> T:
         """Send a call of `calls`: what every method does."""
-        policy = self._retries if retries is None else retries
+        policy = self.retries if retries is None else retries
         return self.port.run(answered(call, policy))
 
     create = _asked(calls.create)

@@ -49,16 +49,24 @@ class Credentials:
 class Port:
     """One at a time, as `AsyncPort`."""
 
-    def __init__(self, http: httpx.Client, base_url: str, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        http: httpx.Client,
+        base_url: str,
+        credentials: Credentials,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._http = http
         self._base_url = base_url
         self._credentials = credentials
+        self._sleep = sleep
         self._response: httpx.Response | None = None
         self._chunks: Iterator[bytes]
 
-    def another(self) -> Port:
-        """A port of its own for a subscription."""
-        return Port(self._http, self._base_url, self._credentials)
+    def another(self, *, sleep: Callable[[float], object] = time.sleep) -> Port:
+        """A port of its own, for a subscription, or for who has to wait in another way."""
+        return Port(self._http, self._base_url, self._credentials, sleep=sleep)
 
     def run(self, flow: Flow[T]) -> T:
         """Do the steps of a flow until it returns."""
@@ -97,7 +105,7 @@ class Port:
             case Close():
                 return self.close()
             case Sleep(seconds):
-                return time.sleep(seconds)
+                return self._sleep(seconds)
             case Renew(refused):
                 return self._credentials.renew(refused)
 

@@ -20,9 +20,10 @@ from taskcast_trio.core.errors import InvalidTransition, TaskcastError
 from taskcast_trio.core.model import Level, SeriesMode, Task
 
 from .composing import draft
-from .ending import END_S, LEFT, Plan, completed, ended, running, untold
+from .ending import END_S, LEFT, Plan, completed, ended, note_lost, running, untold
 from .errors import ServerUnavailable
 from .outbox import Outbox, delivered
+from .retries import answered
 
 if TYPE_CHECKING:
     from .sync_client import TaskcastClient
@@ -77,6 +78,7 @@ class SyncPublisher:
         finally:
             if failure is not None:
                 self._abandon(failure)
+                note_lost(failure, self._task_id, self._outbox)
             self._stop()
 
     def emit(
@@ -126,10 +128,10 @@ class SyncPublisher:
 
     def _send_all(self) -> None:
         """Send batch by batch. What ends this is raised by the next call of the publisher."""
+        plan, port = self._plan, self._client.port.another(sleep=self._pause)
         try:
             while batch := self._next_batch():
-                plan = self._plan
-                self._client.port.run(delivered(self._task_id, batch, plan.retries, plan.fence))
+                port.run(delivered(self._task_id, batch, plan.retries, plan.fence))
                 with self._changed:
                     self._outbox.sent(batch)
                     self._changed.notify_all()
@@ -137,6 +139,12 @@ class SyncPublisher:
             with self._changed:
                 self._outbox.broke(failure)
                 self._changed.notify_all()
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before another try, of which there is none after the end."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed, seconds):
+                raise ServerUnavailable
 
     def _next_batch(self) -> list[Any]:
         """Wait for events; none when it is over."""
@@ -203,8 +211,16 @@ class SyncRun(SyncPublisher):
         self._tell_end(failure)
 
     def _tell_end(self, failure: BaseException) -> None:
+        deadline = time.monotonic() + END_S
+
+        def pause(seconds: float) -> None:
+            if time.monotonic() + seconds > deadline:
+                raise ServerUnavailable
+            time.sleep(seconds)
+
+        told = ended(self._task_id, failure, self._plan.fence)
         try:
-            self._client.ask(ended(self._task_id, failure, self._plan.fence))
+            self._client.port.another(sleep=pause).run(answered(told, self._client.retries))
         except InvalidTransition:
             pass  # somebody else has ended it
         except TaskcastError as error:

@@ -52,7 +52,7 @@ class SyncSubscription:
 
     def __enter__(self) -> Self:
         """Connect. Raises: as `Subscription`."""
-        self._port.run(self._following.open())
+        self._port.run(self._following.enter())
         return self
 
     def __exit__(
@@ -61,6 +61,7 @@ class SyncSubscription:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._following.leave()
         self._port.close()
 
     def __iter__(self) -> Self:

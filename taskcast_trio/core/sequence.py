@@ -11,42 +11,54 @@ from .model import Draft
 
 
 def distinct(drafts: Sequence[Draft]) -> tuple[list[Draft], list[int]]:
-    """The drafts without those that come twice, and for each of ``drafts`` which of these it is.
+    """The drafts without those that come twice, those of each publisher in its order, and for each
+    of ``drafts`` which of these it is.
 
     Raises:
-        BadRequest: behind an event of a publisher others of it are missing.
+        BadRequest: between events of a publisher others of it are missing.
     """
     unlike: list[Draft] = []
     places: list[int] = []
-    seen: dict[tuple[str, int], int] = {}
-    for place, run in enumerate(runs(drafts)):
-        if place:
-            number = len(places)
-            raise BadRequest(f"Events before this one are missing - at `$[{number}].clientSeq`")
-        for draft in run:
-            at = len(unlike)
-            if draft.client_id is not UNSET and draft.client_seq is not UNSET:
-                at = seen.setdefault((draft.client_id, draft.client_seq), at)
-            if at == len(unlike):
-                unlike.append(draft)
-            places.append(at)
-    return unlike, places
+    seqs: dict[str, dict[int, int]] = {}
+    for draft in drafts:
+        at = len(unlike)
+        if draft.client_id is not UNSET and draft.client_seq is not UNSET:
+            at = seqs.setdefault(draft.client_id, {}).setdefault(draft.client_seq, at)
+        if at == len(unlike):
+            unlike.append(draft)
+        places.append(at)
+    moved = {}
+    for found in seqs.values():
+        slots = iter(sorted(found.values()))
+        before = min(found) - 1
+        for seq, at in sorted(found.items()):
+            if seq != before + 1:
+                number = places.index(at)
+                raise BadRequest(f"Events before this one are missing - at `$[{number}].clientSeq`")
+            before, moved[at] = seq, next(slots)
+    if all(at == to for at, to in moved.items()):
+        return unlike, places
+    ordered = list(unlike)
+    for at, to in moved.items():
+        ordered[to] = unlike[at]
+    return ordered, [moved.get(at, at) for at in places]
 
 
 def runs(drafts: Sequence[Draft]) -> list[Sequence[Draft]]:
     """The drafts in pieces: another one begins where events of a publisher are missing."""
     found: list[Sequence[Draft]] = []
     start = 0
-    highest: dict[str, int] = {}
+    spans: dict[str, tuple[int, int]] = {}
     for number, draft in enumerate(drafts):
         if draft.client_id is UNSET or draft.client_seq is UNSET:
             continue
-        before = highest.get(draft.client_id, draft.client_seq)
-        if draft.client_seq > before + 1:
+        seq = draft.client_seq
+        lowest, highest = spans.get(draft.client_id, (seq, seq))
+        if not lowest - 1 <= seq <= highest + 1:
             found.append(drafts[start:number])
-            start, highest = number, {}
-            before = draft.client_seq
-        highest[draft.client_id] = max(before, draft.client_seq)
+            start, spans = number, {}
+            lowest = highest = seq
+        spans[draft.client_id] = min(lowest, seq), max(highest, seq)
     if start < len(drafts):
         found.append(drafts[start:])
     return found

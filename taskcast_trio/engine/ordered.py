@@ -150,8 +150,9 @@ class _Waiting:
                 del self._turns[at]
 
     async def wait(self, woken: trio.Event, deadline: float) -> None:
-        with trio.CancelScope(deadline=deadline):
-            await woken.wait()
+        if self._draining is None:  # else those who were here have been woken, and nobody will be
+            with trio.CancelScope(deadline=deadline):
+                await woken.wait()
         if self._draining is not None:
             raise self._draining
 

@@ -28,7 +28,7 @@ from taskcast_trio.server.auth.permit import fence_of, permit_task
 from taskcast_trio.server.bodies import PeerGone
 from taskcast_trio.server.openapi_shapes import Ingested
 from taskcast_trio.server.plain import Answer, error_answer, field_of, json_answer
-from taskcast_trio.server.publishing import PatientReceive, check_open, publish_held
+from taskcast_trio.server.publishing import PatientReceive, check_open, publish_held, span
 from taskcast_trio.server.target import Receive, Scope
 
 MEDIA_TYPE: Final = b"application/x-ndjson"
@@ -169,8 +169,9 @@ class _Body:
             for run in sequence.runs(drafts):
                 entries = await self._publish(run)
                 self._accepted += len(entries)
-                self._first = entries[0].index if self._first is UNSET else self._first
-                self._last = entries[-1].index
+                first, last = span(entries)
+                self._first = first if self._first is UNSET else min(first, self._first)
+                self._last = last if self._last is UNSET else max(last, self._last)
             if bad is not None:
                 raise bad
             self._lines += len(group)

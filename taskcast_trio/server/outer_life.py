@@ -28,23 +28,31 @@ class OuterLife:
         """What the server is to be told when what is ours has ended too."""
         self.ending: Callable[[], object] = _nothing
         """Called when the server ends the lifespan, before the application hears of it."""
+        self._over = False
+        """Whether nothing more is to be waited for: it did not start, or the server ends it."""
         self._startup: Message | None = startup
         self._receive = receive
         self._send = send
 
     async def of(self, app: ASGIApp, scope: Scope) -> None:
         """Return at the end of the lifespan of ``app``; one without any has ours."""
+        reason = "returned"
         try:
             await app(scope, self.receive, self.send)
         except Exception as error:
             if self.answered:
                 raise
-            # ASGI lifespan 2.0: an application that raises here is served without lifespan.
-            log.info("application has no lifespan", error=type(error).__name__)
+            reason = type(error).__name__
+        if self._over:
+            return
+        # ASGI lifespan 2.0: an application that raises here is served without lifespan; so are
+        # those that return, as they look for requests only.
+        if not self.answered:
+            log.info("application has no lifespan", error=reason)
             await self.send({"type": "lifespan.startup.complete"})
-            while (await self.receive())["type"] != "lifespan.shutdown":
-                pass
-            await self.send({"type": "lifespan.shutdown.complete"})
+        while (await self.receive())["type"] != "lifespan.shutdown":
+            pass
+        await self.send({"type": "lifespan.shutdown.complete"})
 
     async def receive(self) -> Message:
         startup, self._startup = self._startup, None
@@ -52,6 +60,7 @@ class OuterLife:
             return startup
         message: Message = await self._receive()
         if message["type"] == "lifespan.shutdown":
+            self._over = True
             self.ending()
         return message
 
@@ -60,4 +69,5 @@ class OuterLife:
             self.end = message
             return
         self.answered = True
+        self._over = message["type"] == "lifespan.startup.failed"
         await self._send(message)

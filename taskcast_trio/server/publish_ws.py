@@ -48,6 +48,7 @@ from taskcast_trio.server.publishing import (
     check_open,
     publish_held,
     read_drafts,
+    span,
 )
 from taskcast_trio.server.target import Message, Receive, Scope, Send
 
@@ -163,7 +164,8 @@ class Publisher:
             )
         if not entries:
             return _Ack(ok=True)
-        return _Ack(ok=True, first_index=entries[0].index, last_index=entries[-1].index)
+        first, last = span(entries)
+        return _Ack(ok=True, first_index=first, last_index=last)
 
 
 async def take_leave(receive: Receive) -> None:

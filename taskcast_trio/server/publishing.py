@@ -53,6 +53,14 @@ def batch_of(published: Published) -> list[Draft]:
     return published if isinstance(published, list) else [published]
 
 
+def span(entries: Sequence[Entry]) -> tuple[int, int]:
+    """The lowest and the highest index of some events: a batch, which may repeat what was stored
+    before, has them in any order.
+    """
+    indexes = [entry.index for entry in entries]
+    return min(indexes), max(indexes)
+
+
 async def check_open(engine: TaskEngine, task_id: str, fence: int | None) -> None:
     """Refuse before the first event what could not be stored anyway.
 

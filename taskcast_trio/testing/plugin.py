@@ -95,8 +95,16 @@ async def taskcast_engine() -> AsyncIterator[TaskEngine]:
 
     Its clock is Trio's: under ``autojump_clock`` deadlines and delays take no time.
     """
+    from trio.lowlevel import in_trio_run
+
     from .runtime import open_test_runtime
 
+    if not in_trio_run():
+        pytest.fail(
+            "taskcast_engine runs on Trio: with pytest-trio, or the plugin of anyio and its Trio "
+            "backend (pytest-asyncio in auto mode takes every async fixture for itself)",
+            pytrace=False,
+        )
     async with open_test_runtime() as runtime:
         yield runtime.engine
 

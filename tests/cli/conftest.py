@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 from click.testing import CliRunner
+
+
+@pytest.fixture(autouse=True, scope="session")
+def hang_up() -> Iterator[None]:
+    """What is started is told of a hang-up, also where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from taskcast_trio.cli import main
 
+from .commands import environment, terminal
+
 PLANTED = "hush-planted-hush-planted-hush-planted"
 
 
@@ -52,3 +54,13 @@ def test_a_wrong_configuration_is_one_line_and_exit_2(runner: CliRunner) -> None
     result = runner.invoke(main, ["config", "show", "-c", "bad.yaml"])
     assert (result.exit_code, result.stdout) == (2, "")
     assert 'prt: unknown key (did you mean "port"?)' in result.stderr
+
+
+async def test_no_value_is_cut_at_a_narrow_terminal(clean: Path) -> None:
+    env = environment(clean, TASKCAST_REDIS_PREFIX="0123456789" * 8)
+    async with terminal("config", "show", env=env, columns=60) as screen:
+        assert await screen.end() == 0
+    table = screen.text[screen.text.index("key ") :]
+    assert "…" not in table
+    assert max(map(len, table.splitlines())) <= 60
+    assert table.count("9") >= 8

@@ -252,7 +252,30 @@ async def test_logs_and_lists_are_read_in_pages(
     for task in ("a", "b", "c", "d", "e"):
         server.create(task, NOW_MS)
         stored += [server.store(task, NOW_MS + n) for n in range(1, 6)]
+    stored.sort(key=lambda event: event.timestamp)
     assert await shown(server, since_ms=NOW_MS - 1, follow=False) == ids(stored)
+
+
+@pytest.mark.parametrize(("events", "size"), [(10_000, 8 << 20), (4, 8 << 20), (10_000, 4)])
+async def test_the_past_is_shown_in_the_order_of_time_as_far_as_it_is_held(
+    server: Server, monkeypatch: pytest.MonkeyPatch, events: int, size: int
+) -> None:
+    monkeypatch.setattr(every_task, "SORTED_EVENTS", events)
+    monkeypatch.setattr(every_task, "SORTED_BYTES", size)
+    by_task = {}
+    for number, task in enumerate("abc"):
+        server.create(task, NOW_MS)
+        by_task[task] = [server.store(task, NOW_MS + 10 * n + number) for n in range(1, 4)]
+    latest = server.store("b", NOW_MS + 100)
+    server.logs["b"].insert(0, server.logs["b"].pop())  # the order of its log counts
+    log_of_b = [latest, *by_task["b"]]
+    found = await shown(server, since_ms=NOW_MS - 1, follow=False)
+    assert [id_ for id_ in found if id_.startswith("b")] == ids(log_of_b)
+    a, c = by_task["a"], by_task["c"]
+    if (events, size) == (10_000, 8 << 20):
+        assert found == ids([a[0], c[0], a[1], c[1], a[2], c[2], *log_of_b])
+    else:  # four at a time
+        assert found == ids([*a, latest, c[0], *by_task["b"], *c[1:]])
 
 
 async def test_a_list_whose_place_was_deleted_is_begun_again_and_nothing_is_shown_twice(
@@ -293,7 +316,9 @@ async def test_a_server_that_goes_away_again_while_logs_are_read_costs_nothing(
     server.logs["b"].insert(0, latest)  # a `latest` series: the newest stands first
     server.failing_reads = {2, 5, 6}
     server.live.append(RECONNECTED)
-    assert await shown(server) == ids([*missed[:5], latest, *missed[5:9]])
+    found = await shown(server)
+    # What was read is shown before it is tried again.
+    assert found == ids([*missed[:5], latest, *missed[5:9]])
     server.failing_reads = set(range(1000))
     server.store("a", NOW_MS + 100)
     server.live.append(RECONNECTED)

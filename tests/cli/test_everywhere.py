@@ -68,7 +68,7 @@ def test_every_help_says_what_it_does_in_a_line_that_fits(runner: CliRunner, nam
 
 def test_the_exit_statuses_are_in_the_help_and_on_the_page(runner: CliRunner) -> None:
     names = ("OK", "FAILED", "USAGE", "NO_SERVER", "DENIED", "NOT_FOUND", "CONFLICT")
-    ends = ("INTERRUPTED", "CLOSED_PIPE", "TERMINATED")
+    ends = ("HUNG_UP", "INTERRUPTED", "CLOSED_PIPE", "TERMINATED")
     statuses = {getattr(failures, name) for name in (*names, *ends)}
     text = runner.invoke(main, ["--help"]).stdout
     assert {int(n) for n in re.findall(r"^ +(\d+)  +\w", text, re.MULTILINE)} == statuses
@@ -155,3 +155,53 @@ def test_an_output_that_takes_nothing_is_no_traceback(
         ["bash", "-c", script], env=env, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (status, says)
+
+
+@pytest.mark.parametrize("what", ["--version", "--help", "start --help", "tasks list --help"])
+@pytest.mark.parametrize(
+    ("redirection", "status", "says"),
+    [("> /dev/full", 1, "Error: No space left on device\n"), (">&-", 0, "")],
+)
+def test_help_that_nothing_takes_is_no_traceback(
+    clean: Path, what: str, redirection: str, status: int, says: str
+) -> None:
+    script = f"{sys.executable} -m taskcast_trio {what} {redirection}"
+    env = {"PYTHONPATH": str(ROOT), "HOME": str(clean), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, says)
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["tasks", "-h"], ["logs", "-h"], ["start", "-h"]])
+def test_h_is_help_too(runner: CliRunner, arguments: list[str]) -> None:
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: main {' '.join(arguments[:-1])}".rstrip())
+
+
+@pytest.mark.parametrize("option", ["--url", "--node=a", "--token", "--json", "--no-color"])
+def test_an_option_before_the_command_is_said_to_go_behind_it(
+    runner: CliRunner, option: str
+) -> None:
+    result = runner.invoke(main, [option, "x", "ping"])
+    assert result.exit_code == 2
+    name = option.partition("=")[0]
+    assert f"{name} goes behind the command, like taskcast-trio ping {name}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["config", "show"], ["node", "list"], ["--check-config"], ["migrate", "--help"]]
+)
+def test_who_has_no_home_is_none_the_worse(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """As in a container, for a user that the system does not know."""
+
+    def nowhere(key: object) -> object:
+        raise KeyError(key)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nowhere)
+    result = runner.invoke(main, arguments)
+    assert result.exit_code == 0, result.output

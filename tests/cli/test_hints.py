@@ -128,7 +128,10 @@ def test_a_wrong_port_that_does_not_speak_http(runner: CliRunner, call: list[str
 def test_no_token(runner: CliRunner, jwt_server: str, call: list[str]) -> None:
     line = failed(runner, *call, "--url", jwt_server, status=4)
     assert f"{jwt_server} wants a token" in line
-    assert "Set TASKCAST_TOKEN, or keep one with `taskcast-trio node token NAME`." in line
+    keep = (
+        "Set TASKCAST_TOKEN, or keep one with `taskcast-trio node token NAME` and say --node NAME."
+    )
+    assert keep in line
 
 
 @pytest.mark.parametrize("call", OF_TASKS, ids=" ".join)
@@ -245,3 +248,90 @@ def test_doctor_warns_of_a_file_of_nodes_that_others_can_read(
     (clean / ".config" / "taskcast" / "nodes.json").chmod(0o640)
     result, states = doctor(runner)
     assert (result.exit_code, states["nodes"]) == (0, "warning")
+
+
+@pytest.mark.parametrize("call", [*TALKING, ["doctor"]], ids=" ".join)
+def test_tls_where_there_is_none_is_said_by_every_command(
+    runner: CliRunner, open_server: str, call: list[str]
+) -> None:
+    url = open_server.replace("http:", "https:")
+    result = runner.invoke(main, [*call, "--url", url])
+    assert result.exit_code == 3
+    assert f"what listens at {url} does not speak TLS: http://?" in result.output
+
+
+PROXIES = ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "bad://"]
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("call", [["ping"], ["doctor"], ["tasks", "list"]], ids=" ".join)
+def test_a_server_on_this_machine_is_reached_past_every_proxy(
+    runner: CliRunner,
+    open_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    call: list[str],
+    proxy: str,
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    result = runner.invoke(main, [*call, "--url", open_server])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("proxy", "status", "says"),
+    [
+        ("http://u:hush@127.0.0.1:9", 3, "no connection to http://tasks.invalid:3721 through"),
+        ("socks5://u:hush@127.0.0.1:9", 1, "pip install 'httpx[socks]'"),
+        ("bad://u:hush@127.0.0.1:9", 1, "a proxy of the environment is no URL"),
+    ],
+)
+@pytest.mark.parametrize("call", [["ping"], ["doctor"], ["tasks", "list"]], ids=" ".join)
+def test_a_proxy_in_between_is_named(
+    runner: CliRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    call: list[str],
+    proxy: str,
+    status: int,
+    says: str,
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    result = runner.invoke(main, [*call, "--url", "http://tasks.invalid:3721"])
+    assert result.exit_code == status
+    assert says in result.output
+    assert "ALL_PROXY" in result.output
+    assert "hush" not in result.output
+
+
+def test_certificates_that_are_not_there_are_named(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    line = failed(runner, "ping", "--url", "https://tasks.invalid", status=1)
+    assert line == "Error: the certificates of SSL_CERT_FILE or SSL_CERT_DIR can't be read"
+
+
+def test_it_is_said_whence_a_server_is_that_is_not_there(
+    runner: CliRunner, nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.invoke(main, ["node", "add", "stale", nowhere])
+    line = failed(runner, "tasks", "list", status=3)
+    assert f"no server at {nowhere} (`node use`, node stale). Start one" in line
+    monkeypatch.setenv("TASKCAST_URL", nowhere)
+    assert f"{nowhere} (TASKCAST_URL). Start" in failed(runner, "ping", status=3)
+    line = failed(runner, "ping", "--url", "http://tasks.invalid", status=3)
+    assert line == (
+        "Error: no server at http://tasks.invalid. Does it run? If so, say where it is with --url."
+    )
+
+
+def test_the_node_that_lacks_a_token_is_named(runner: CliRunner, jwt_server: str) -> None:
+    runner.invoke(main, ["node", "add", "here", jwt_server])
+    line = failed(runner, "tasks", "list", status=4)
+    assert line.endswith("or keep one with `taskcast-trio node token here`.")
+
+
+def test_doctor_says_why_a_token_is_refused(runner: CliRunner, jwt_server: str) -> None:
+    result, _ = doctor(runner, "--url", jwt_server, "--token", "wrong")
+    assert "refused: The token is not a JWT (auth jwt, that of --token)" in result.stdout

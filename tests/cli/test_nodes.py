@@ -186,3 +186,17 @@ def test_what_is_nearer_says_which_server_and_whose_token(
 def test_a_url_and_a_node_do_not_go_together(clean: Path) -> None:
     with pytest.raises(Failed, match="do not go together"):
         find_server(url="http://a", node="b", env={})
+
+
+def test_a_file_that_is_a_link_stays_one(runner: CliRunner, clean: Path) -> None:
+    """As of who keeps such files in one place."""
+    kept = clean / "dotfiles"
+    kept.mkdir()
+    (kept / "nodes.json").write_text("{}")
+    link = clean / ".config" / "taskcast" / "nodes.json"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(kept / "nodes.json")
+    assert runner.invoke(main, ["node", "add", "a", "http://a"]).exit_code == 0
+    assert link.is_symlink()
+    assert "http://a" in (kept / "nodes.json").read_text()
+    assert (kept / "nodes.json").stat().st_mode & 0o777 == 0o600

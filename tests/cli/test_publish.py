@@ -8,18 +8,28 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner
 
 from taskcast_trio.cli import main
+from taskcast_trio.cli.connect import SETTLE_S
+from taskcast_trio.cli.feed import Feed, Publishing
+from taskcast_trio.cli.interruption import Interruption
+from taskcast_trio.client import AsyncTaskcastClient
+from taskcast_trio.client.retries import Call, RetryPolicy
+from taskcast_trio.client.steps import Reply
+from taskcast_trio.core.model import CreateTask, Draft
 from tests.integration.fleet import PAUSE_S, fleet
 
 from .commands import command, environment, piped, terminal
 
+T = TypeVar("T")
+TASK = b'{"id":"t","status":"running","createdAt":1,"updatedAt":1,"hot":false,"subscriberCount":0}'
 ANSWER = ("--type", "llm.delta", "--series", "answer", "--accumulate")
 
 
@@ -266,3 +276,45 @@ async def test_nothing_on_stdin_is_said_so(env: dict[str, str]) -> None:
     assert done.returncode == 0
     assert b"nothing was published" in done.stderr
     assert os.linesep.encode() in done.stderr
+
+
+class Mute(AsyncTaskcastClient):
+    """A client of a server that takes the first calls, and answers no other."""
+
+    def __init__(self, answers: int) -> None:
+        super().__init__("http://mute.invalid")
+        self._answers = answers
+
+    async def ask(self, call: Call[T], *, retries: RetryPolicy | None = None) -> T:
+        if self._answers == 0:
+            await trio.sleep_forever()
+        self._answers -= 1
+        return call.read(Reply(200, {}, TASK, None))
+
+
+@pytest.mark.parametrize("answers", [0, 1, 2])
+async def test_a_signal_is_not_kept_waiting_by_a_server_that_does_not_answer(
+    autojump_clock: trio.testing.MockClock, answers: int
+) -> None:
+    """While it makes the task, lets it run, and completes it."""
+
+    class Nothing(Feed):
+        async def receive(self) -> list[Draft]:
+            raise EOFError
+
+    interruption = Interruption()
+
+    async def signalled() -> None:
+        await trio.sleep(1)
+        interruption.number = signal.SIGINT
+        interruption.tell()
+
+    with trio.fail_after(60):
+        async with Mute(answers) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(signalled)
+            publishing = Publishing(client, None, made=True, ends=True)
+            await publishing.create(CreateTask(), interruption)
+            assert bool(publishing.task_id) == (answers > 0)
+            if answers > 0:
+                assert await publishing.run(Nothing(), interruption, lambda: None) == 2
+    assert trio.current_time() <= 1 + 2 * SETTLE_S

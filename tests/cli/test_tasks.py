@@ -157,3 +157,48 @@ async def test_a_person_is_asked_before_a_task_is_deleted(
         assert await screen.end() == status
     async with httpx.AsyncClient() as client:
         assert (await client.get(f"{url}/tasks/one")).status_code == left
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (60, ["id", "status", "type", "error"]),
+        (90, ["id", "status", "type", "created", "error"]),
+        (120, ["id", "status", "type", "created", "updated", "error"]),
+    ],
+)
+async def test_a_narrow_terminal_leaves_out_times_and_cuts_no_status(
+    url: str, tmp_path: Path, columns: int, shown: list[str]
+) -> None:
+    env = environment(tmp_path, TASKCAST_URL=url)
+    async with terminal("tasks", "list", env=env, columns=columns) as screen:
+        assert await screen.end() == 0
+    table = screen.text[screen.text.index("id ") :].splitlines()
+    assert table[0].split() == shown
+    assert table[1].split()[:3] == ["one", "pending", "llm.chat"]
+    assert "out of" in table[2]
+
+
+def publish(url: str, data: str) -> None:
+    httpx.patch(f"{url}/tasks/one/status", json={"status": "running"})
+    event = {"type": "log", "level": "info", "data": data}
+    httpx.post(f"{url}/tasks/one/events", json=event).raise_for_status()
+
+
+async def test_inspect_does_not_flood_a_terminal(url: str, tmp_path: Path) -> None:
+    publish(url, "long " * 10_000)
+    env = environment(tmp_path, TASKCAST_URL=url)
+    async with terminal("tasks", "inspect", "one", env=env) as screen:
+        assert await screen.end() == 0
+    assert "long long" in screen.text
+    assert "…" in screen.text
+    assert len(screen.text) < 2000
+
+
+async def test_json_moves_no_terminal(url: str, tmp_path: Path) -> None:
+    publish(url, "a\u009b2Jb\u202ec\x7f")
+    env = environment(tmp_path, TASKCAST_URL=url)
+    for call in (["tasks", "inspect", "one"], ["logs", "one"]):
+        async with terminal(*call, "--json", env=env) as screen:
+            assert await screen.end() == 0
+        assert r"a\u009b2Jb\u202ec\u007f" in screen.raw

@@ -14,7 +14,7 @@ from msgspec import UNSET, Raw
 
 from taskcast_trio.cli.event_text import line_of, readable
 from taskcast_trio.cli.output import Out
-from taskcast_trio.cli.views import BLOCK_CHARS, QUIET_S, Reading
+from taskcast_trio.cli.views import BLOCK_CHARS, MAX_SERIES, MAX_WAITING, QUIET_S, Reading
 from taskcast_trio.core.model import Event
 
 OUT = Out()  # of no terminal: no colours
@@ -219,3 +219,17 @@ def test_an_event_is_one_line(shown: Event, line: str) -> None:
 
 def test_a_time_that_is_none_is_no_error() -> None:
     assert line_of(event(timestamp=10**18), OUT, with_task=True) == "--:--:--.--- t info  note"
+
+
+def test_texts_of_ever_more_tasks_are_shown_and_not_kept() -> None:
+    """Where --types leaves out how tasks end, and one task never pauses."""
+    screen = Screen(with_task=True)
+    for number in range(3 * MAX_SERIES):
+        screen.now += 0.01
+        screen.view.show(piece("on and on ", task_id="busy"))
+        screen.view.show(piece(f"text {number};", task_id=f"t{number}"))
+        assert len(screen.view._texts) <= MAX_WAITING + 2
+        assert len(screen.view._begun) <= MAX_SERIES + 1
+    screen.view.close()
+    assert re.findall(r"text (\d+);", screen.text) == [str(n) for n in range(3 * MAX_SERIES)]
+    assert screen.text.count("on and on") == 3 * MAX_SERIES

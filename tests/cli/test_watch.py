@@ -253,13 +253,7 @@ async def test_a_server_that_is_killed_and_comes_back_costs_no_event_and_brings_
 async def _until_followed(publisher: Publisher, tail: Any) -> None:
     """Publish until it is seen: `tail` does not say when it has begun."""
     async with trio.open_nursery() as nursery:
-
-        async def publish() -> None:
-            while True:
-                await publisher.publish("probe", "p")
-                await trio.sleep(0.05)
-
-        nursery.start_soon(publish)
+        nursery.start_soon(_publish_on, publisher, "probe")
         await tail.out(b"probe")
         nursery.cancel_scope.cancel()
 
@@ -282,3 +276,27 @@ async def test_tail_shows_every_task_from_a_time_on(url: str, env: dict[str, str
             assert [e for e in found if e["taskId"] == task] == await publisher.history(task)
     done = await command("tail", "--no-follow", env=env)
     assert done.returncode == 2
+
+
+async def test_tail_says_at_a_terminal_that_it_follows(url: str, env: dict[str, str]) -> None:
+    """Where nothing happens, else, it could as well hang."""
+    async with Publisher(url) as publisher:
+        async with terminal("tail", env=env, columns=200) as screen:
+            await screen.until(f"following every task at {url}: Ctrl-C ends it\n")
+            await publisher.create("said")
+            await screen.until("said info  taskcast:status  running")
+            screen.interrupt()
+            assert await screen.end() == 130
+        async with terminal("tail", "--json", env=env, columns=200) as screen:
+            await publisher.create("quiet")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_publish_on, publisher, "quiet")
+                await screen.until("quiet")
+                nursery.cancel_scope.cancel()
+            assert "following" not in screen.text
+
+
+async def _publish_on(publisher: Publisher, task: str) -> None:
+    while True:
+        await publisher.publish(task, "p")
+        await trio.sleep(0.05)

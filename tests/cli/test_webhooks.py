@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
 
@@ -30,3 +32,14 @@ def test_a_refusal_does_nothing_to_the_terminal(runner: CliRunner) -> None:
     with answering('{"error": "no \\u001b[2J way"}', status=409) as (url, _):
         result = runner.invoke(main, ["webhooks", "t", "--url", url])
     assert (result.exit_code, result.output) == (CONFLICT, "Error: no \\x1b[2J way\n")
+
+
+@pytest.mark.parametrize("field", ["reason", "host", "url"])
+def test_what_the_server_says_of_a_webhook_does_nothing_to_the_terminal(
+    runner: CliRunner, field: str
+) -> None:
+    one = {"number": 0, "status": "disabled", "host": "h", field: "\x1b[2J\u009b2Jbad"}
+    with answering(json.dumps({"webhooks": [one]})) as (url, _):
+        result = runner.invoke(main, ["webhooks", "t", "--url", url])
+    assert result.exit_code == 0
+    assert "\\x1b[2J\\x9b2Jbad" in result.output

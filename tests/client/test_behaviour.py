@@ -27,6 +27,7 @@ from taskcast_trio.client import (
     TaskNotFound,
     Unauthorized,
     draft,
+    value,
 )
 from taskcast_trio.core.errors import (
     NotBlocked,
@@ -36,7 +37,7 @@ from taskcast_trio.core.errors import (
     WebhookNotFound,
     WorkerNotFound,
 )
-from taskcast_trio.core.model import BlockedRequest, CreateTask, Envelope
+from taskcast_trio.core.model import BlockedRequest, Envelope
 
 from .fault_proxy import Fault, fault_proxy
 from .flavours import NAMES, Flavour, assembled
@@ -56,10 +57,6 @@ def flavour(request: pytest.FixtureRequest) -> Flavour:
 def url() -> Iterator[str]:
     with running_server("--workers-api", "--sse-retry-ms", "1") as url:
         yield url
-
-
-def value(raw: Any) -> Any:
-    return json.loads(bytes(raw))
 
 
 def json_of(data: Any) -> Raw:
@@ -185,8 +182,7 @@ def test_a_blocked_task_is_asked_and_answered(flavour: Flavour, url: str) -> Non
 
 def test_webhooks_workers_tickets_and_the_server_itself(flavour: Flavour, url: str) -> None:
     async def scenario(client: AsyncTaskcastClient) -> None:
-        hook = draft("", {"url": "https://192.0.2.1/hook"}).data
-        task = await client.create(CreateTask(webhooks=[hook]))  # type: ignore[list-item]
+        task = await client.create(webhooks=[{"url": "https://192.0.2.1/hook"}])
         (webhook,) = await client.webhooks(task.id)
         assert webhook.number == 0
         assert (await client.deliveries(task.id)).dead_letters == []
@@ -228,6 +224,23 @@ def test_a_subscription_brings_what_was_asked_for_and_ends(flavour: Flavour, url
             assert rest == [2, 3]
         async with client.subscribe(task.id, since=datetime.now(UTC)) as stream:
             assert [item async for item in stream] == []
+
+    flavour.play(url, scenario)
+
+
+def test_a_subscription_is_iterated_inside_of_its_context(flavour: Flavour, url: str) -> None:
+    """Elsewhere nobody would close its connections."""
+
+    async def scenario(client: AsyncTaskcastClient) -> None:
+        task = await client.create()
+        stream = client.subscribe(task.id)
+        with pytest.raises(RuntimeError, match=r"async with client\.subscribe"):
+            await anext(stream)
+        async with stream:
+            with pytest.raises(RuntimeError, match="once"):
+                await stream.__aenter__()
+        with pytest.raises(RuntimeError, match="inside of its context"):
+            await anext(stream)
 
     flavour.play(url, scenario)
 

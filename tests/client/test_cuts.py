@@ -4,7 +4,6 @@ follow, and of those who publish.
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from taskcast_trio.client import (
     RetryPolicy,
     TaskcastClient,
     draft,
+    value,
 )
 from taskcast_trio.core.model import Envelope
 
@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
 
 
 def number(data: Any) -> int:
-    found: int = json.loads(bytes(data))["n"]
+    found: int = value(data)["n"]
     return found
 
 

@@ -13,7 +13,7 @@ from .real_server import running_server
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "clients.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
-SAID = ["Hello, world", "progress b'{\"percent\":50}'\n"]
+SAID = ["Hello, world", "progress 50\n"]
 
 
 @pytest.mark.parametrize(("block", "said"), list(zip(BLOCKS, SAID, strict=True)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import httpx
@@ -11,7 +12,14 @@ import pytest
 import trio
 import trio.testing
 
-from taskcast_trio.client import AsyncTaskcastClient, RetryPolicy, ServerUnavailable, draft
+from taskcast_trio.client import (
+    AsyncTaskcastClient,
+    RetryPolicy,
+    ServerUnavailable,
+    TaskcastClient,
+    draft,
+    sync_run,
+)
 from taskcast_trio.client.ending import cause, ended
 from taskcast_trio.client.outbox import (
     MAX_BATCH_BYTES,
@@ -20,7 +28,14 @@ from taskcast_trio.client.outbox import (
     Outbox,
     delivered,
 )
-from taskcast_trio.core.errors import SeqGap, SeqStale, TaskEnded
+from taskcast_trio.core.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    SeqGap,
+    SeqStale,
+    TaskEnded,
+    TaskFull,
+)
 from taskcast_trio.core.model import Draft
 
 from .real_server import running_server
@@ -53,9 +68,9 @@ def test_events_are_numbered_from_where_the_publisher_stands() -> None:
     batch = outbox.take()
     assert seqs(batch) == [7, 8]
     assert {(each.client_id, each.seq_mode) for each in batch} == {("c", "fast-fail")}
-    assert not outbox.idle
+    assert outbox.unstored
     outbox.sent(batch)
-    assert outbox.idle
+    assert not outbox.unstored
     assert outbox.take() == []
 
 
@@ -94,6 +109,30 @@ def test_a_gap_is_final_as_the_server_has_lost_what_it_had() -> None:
     raised = Played(delivered("t", filled(1, next_seq=5).take(), POLICY), gap).raised
     assert isinstance(raised, SeqGap)
     assert raised.facts == {"expectedSeq": 1}
+
+
+def test_what_is_too_much_at_once_goes_in_smaller_parts() -> None:
+    """A server may take fewer events at once than the client sends, a proxy a shorter body."""
+    batch = filled(*range(5)).take()
+    too_much, full = refused(413, "payload_too_large"), refused(413, "task_full")
+    played = Played(
+        delivered("t", batch, POLICY), too_much, STORED, reply(413), STORED, *[STORED] * 2
+    )
+    assert bodies(played) == [[0, 1, 2, 3, 4], [0, 1], [2, 3], [2], [3], [4]]
+    for answers, error in (([too_much] * 3, PayloadTooLarge), ([full], TaskFull)):
+        raised = Played(delivered("t", batch, POLICY), *answers).raised
+        assert isinstance(raised, error)
+
+
+async def test_an_event_that_nobody_takes_is_refused_before_it_takes_others_along() -> None:
+    stored = answering(201, [])
+    async with connected(stored) as (server, client), client.publisher("t") as publisher:
+        await publisher.emit("good")
+        with pytest.raises(BadRequest, match="type"):
+            await publisher.emit("b\nd")
+        await publisher.emit("good")
+    sent = [event for request in server.requests for event in json.loads(request.body)]
+    assert [(event["type"], event["clientSeq"]) for event in sent] == [("good", 0), ("good", 1)]
 
 
 def test_what_was_stored_long_ago_is_left_out() -> None:
@@ -197,12 +236,42 @@ async def test_a_server_that_answers_nothing_holds_up_no_cancelled_body_for_ever
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(never))
     client = AsyncTaskcastClient("http://server", http=http)
+    notes: list[str] = []
     with trio.move_on_after(5) as scope:
-        async with client.run("t") as run:
-            await run.emit("n")
-            await trio.sleep_forever()
+        try:
+            async with client.run("t") as run:
+                await run.emit("n")
+                await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            notes = cancelled.__notes__
+            raise
     assert scope.cancelled_caught
+    assert "The end of task t could not be told: TimeoutError: not within 10 s" in notes
+    assert "Of what was emitted to task t the last 1 may be lost" in notes
     assert 15 <= trio.current_time() <= 26
+
+
+def test_no_thread_of_a_publisher_goes_on_after_it_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither does it send: what was emitted is given up when its owner has gone."""
+    monkeypatch.setattr(sync_run, "END_S", 0.05)
+
+    def away(request: httpx.Request) -> httpx.Response:
+        tried.set()
+        raise httpx.ConnectError("refused")
+
+    tried = threading.Event()
+    patient = RetryPolicy(tries=1000, first_pause_s=60, max_pause_s=60)
+    client = TaskcastClient("http://server", http=httpx.Client(transport=httpx.MockTransport(away)))
+    with pytest.raises(KeyError) as caught, client.publisher("t", retries=patient) as publisher:
+        publisher.emit("n")
+        assert tried.wait(10)
+        raise KeyError("mine")
+    assert caught.value.__notes__[0].startswith(
+        "Of what was emitted to task t the last 1 may be lost"
+    )
+    assert not [each for each in threading.enumerate() if each.name == "publish to t"]
 
 
 TASK = {"id": "t", "status": "running", "createdAt": 1, "updatedAt": 2}
@@ -218,6 +287,30 @@ async def test_an_end_that_cannot_be_told_is_a_note_on_the_error() -> None:
             async with client.run("t"):
                 raise ValueError("mine")
     assert "gone" in "".join(caught.value.__notes__)
+
+
+def test_the_end_of_a_run_is_not_tried_for_longer_than_it_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However patient the client is otherwise: somebody may have pressed Ctrl-C."""
+    monkeypatch.setattr(sync_run, "END_S", 0.05)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if b"running" in request.content:
+            return httpx.Response(200, json=TASK)
+        raise httpx.ReadTimeout("silence")
+
+    http = httpx.Client(transport=httpx.MockTransport(answer))
+    patient = RetryPolicy(tries=1000, first_pause_s=60, max_pause_s=60)
+    with (
+        pytest.raises(KeyboardInterrupt) as caught,
+        TaskcastClient("http://server", http=http, retries=patient).run("t"),
+    ):
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [
+        "The end of task t could not be told: "
+        "ServerUnavailable: No answer from http://server: silence"
+    ]
 
 
 async def test_a_run_that_is_cancelled_while_it_begins_is_told_so() -> None:

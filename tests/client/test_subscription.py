@@ -476,6 +476,40 @@ async def test_many_readers_do_not_come_back_at_the_same_moment(
     assert max(pauses) - min(pauses) > 0.1
 
 
+async def silent(*blocks: bytes) -> AsyncIterator[bytes]:
+    for block in blocks:
+        yield block
+    await trio.sleep_forever()
+
+
+def quiet(*blocks: bytes) -> httpx.Response:
+    """A connection that stays open and brings nothing more."""
+    headers = {"Content-Type": "text/event-stream"}
+    return httpx.Response(200, headers=headers, content=silent(*blocks))
+
+
+@pytest.mark.parametrize("step_s", [0.5, 5])
+async def test_steps_that_are_given_up_early_come_to_every_event_all_the_same(
+    step_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Also where each is shorter than the pause before the next connection: the pauses go on where
+    a step left them, and no server is asked more often for it.
+    """
+    retry = b"retry: 2000\n\n"
+    attempts = Attempts(quiet(retry, EVENTS[0]), quiet(retry), quiet(EVENTS[1], done()))
+    seen: list[int] = []
+    async with attempts.subscribe(patience_s=60) as stream:
+        while stream.done is None and trio.current_time() < 100:
+            with trio.move_on_after(step_s):
+                async for item in stream:
+                    seen.append(raw_index(item))
+    assert seen == [0, 1]
+    if step_s < 2:
+        assert min(attempts.pauses) >= 2
+    else:
+        assert attempts.pauses[0] == step_s  # it was up for longer than a pause
+
+
 def farewell(code: str = "token_expired") -> bytes:
     return f'event: taskcast.error\ndata: {{"code":"{code}"}}\n\n'.encode()
 

@@ -1,7 +1,10 @@
-"""What a type checker knows of the clients; mypy reads this file, nobody runs it."""
+"""What a type checker knows of the clients: mypy reads the functions, which nobody runs; and what
+help() shows.
+"""
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import assert_type
 
 from taskcast_trio.client import (
@@ -51,6 +54,18 @@ def synchronous(client: TaskcastClient) -> None:
             assert_type(item, Received)
         for update in assemble(stream):
             assert_type(update, Update)
+
+
+def test_help_shows_what_a_method_takes_and_gives() -> None:
+    def told(method: object) -> str:
+        return str(signature(method).return_annotation)  # type: ignore[arg-type]
+
+    assert told(AsyncTaskcastClient.list) == told(TaskcastClient.list) == "list[TaskView]"
+    assert told(AsyncTaskcastClient.run) == "Run"
+    assert told(TaskcastClient.run) == "SyncRun"
+    assert told(AsyncTaskcastClient.publisher) == "Publisher"
+    assert told(TaskcastClient.subscribe) == "SyncSubscription"
+    assert [*signature(TaskcastClient.get).parameters] == ["self", "task_id"]
 
 
 def test_both_have_the_same_methods() -> None:

@@ -31,7 +31,8 @@ def seqs(drafts: Sequence[Draft]) -> list[object]:
         ([7], [[7]]),
         ([0, 1, 2], [[0, 1, 2]]),
         ([0, 0, 1, 0], [[0, 0, 1, 0]]),
-        ([5, 3, 4, 6], [[5, 3, 4, 6]]),
+        ([1, 0, 2], [[1, 0, 2]]),
+        ([5, 3, 4, 6], [[5], [3, 4], [6]]),
         ([0, 2, 3, 9], [[0], [2, 3], [9]]),
     ],
 )
@@ -51,7 +52,17 @@ def test_what_comes_twice_is_one_event_and_plain_events_are_never_the_same():
     assert places == [0, 1, 0, 2, 3, 0]
 
 
+def test_the_events_of_each_publisher_are_put_in_its_order():
+    drafts = [counted(2), counted(8, "you"), PLAIN, counted(0), counted(2), counted(7, "you")]
+    unlike, places = distinct([*drafts, counted(1)])
+    ordered = [counted(0), counted(7, "you"), PLAIN, counted(1), counted(8, "you"), counted(2)]
+    assert unlike == ordered
+    assert places == [5, 4, 2, 0, 5, 1, 3]
+
+
 def test_a_gap_is_told_where_it_is():
+    with pytest.raises(BadRequest, match=r"\$\[1\]\.clientSeq"):
+        distinct([PLAIN, counted(5), counted(3)])
     with pytest.raises(BadRequest, match=r"\$\[3\]\.clientSeq"):
         distinct([counted(0), PLAIN, counted(0, "you"), counted(2)])
 
@@ -66,3 +77,6 @@ def test_pieces_are_the_whole_and_have_no_gap(script):
         assert [unlike[place] for place in places] == list(piece)
         counted_ones = [draft for draft in unlike if draft is not PLAIN]
         assert len(set(map(repr, counted_ones))) == len(counted_ones)
+        for name in "ab":
+            told = seqs([draft for draft in counted_ones if draft.client_id == name])
+            assert told == sorted(told)  # type: ignore[type-var]

@@ -193,6 +193,22 @@ async def test_a_drain_is_the_end_of_the_wait(runtime, engine, sent, autojump_cl
     assert left_over(engine) == NOTHING
 
 
+@pytest.mark.parametrize("steps", range(2))
+async def test_a_wait_that_begins_with_the_drain_ends_with_it(
+    steps, engine, runtime, sent, schedule_seed, autojump_clock
+):
+    """Also where another one, which the drain has woken, has not left yet."""
+    sent.publish(counted(1))
+    await trio.sleep(1)
+    runtime.drain.set()
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    sent.publish(counted(2))
+    await trio.sleep(10)
+    assert sorted(sent.came) == [(1, 1, Draining.code), (1, 2, Draining.code)]
+    assert left_over(engine) == NOTHING
+
+
 async def test_a_wait_survives_announcements_that_were_lost(engine, sent, autojump_clock):
     sent.publish(counted(1))
     await wait_all_tasks_blocked()
@@ -299,6 +315,16 @@ async def test_a_batch_half_of_which_was_stored_can_simply_be_sent_again(engine,
     assert [entry.index for entry in again] == [0, 1, 2, 3, 2]
     assert [e for e, _ in await stored(engine)][:3] == ["me"] * 3
     assert len(await stored(engine)) == 4
+
+
+async def test_a_batch_in_any_order_is_stored_in_that_of_its_publisher(engine, autojump_clock):
+    """Nobody else would send what it would wait for."""
+    await create(engine)
+    entries = await engine.publish("t", [counted(2), counted(0), counted(1)])
+    assert [entry.event.client_seq for entry in entries] == [2, 0, 1]
+    assert [entry.index for entry in entries] == [2, 0, 1]
+    assert await stored(engine) == [("me", 0), ("me", 1), ("me", 2)]
+    assert trio.current_time() == 0
 
 
 async def test_a_gap_within_a_batch_is_refused_whole(engine, autojump_clock):

@@ -254,6 +254,17 @@ async def test_a_socket_answers_repeats_holds_gaps_and_tells_what_is_expected(st
             }
 
 
+async def test_the_indexes_of_what_came_in_another_order_are_a_range(server: Running) -> None:
+    events = [counted(2), counted(0), counted(1)]
+    task = await server.task()
+    async with opened(server, task) as socket:
+        answer = await ask(socket, text_of(events))
+        assert answer == {"ok": True, "firstIndex": 0, "lastIndex": 2}
+    answered = await send_lines(server, task, counted(1), counted(0), counted(3), counted(2))
+    assert answered.json() == {"accepted": 4, "firstIndex": 0, "lastIndex": 3}
+    assert await seqs(server, task) == [0, 1, 2, 3]
+
+
 async def test_a_socket_that_closes_while_held_is_waited_for_no_more(start: Any) -> None:
     async with start(PATIENT) as server:
         task = await server.task()

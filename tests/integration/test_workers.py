@@ -23,6 +23,7 @@ from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.core.model import CreateTask, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.workers.asked import Holding, Registration
+from taskcast_trio.engine.workers.hints import Hints
 from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.storage.sqlite import open_sqlite
 
@@ -253,8 +254,10 @@ async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_t
 
 
 async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
-    redis_config: Config,
+    redis_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the hint about it is lost."""
+    monkeypatch.setattr(Hints, "declined", lambda *_: None)
     async with two(redis_config) as (one, other):
         await register(one)
         await one.engine.create(CreateTask(id="t", assign_mode="pull"))

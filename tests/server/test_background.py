@@ -259,10 +259,13 @@ def test_with_redis_beside_asyncio() -> None:
     assert asyncio.run(main()) == 200
 
 
-async def test_around_an_application_it_is_up_for_its_lifespan() -> None:
+@pytest.mark.parametrize("raises", [True, False])
+async def test_around_an_application_it_is_up_for_its_lifespan(raises: bool) -> None:
     server = Background()
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
+        if not raises and scope["type"] == "lifespan":
+            return
         assert scope["type"] == "http"
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": server.url.encode()})

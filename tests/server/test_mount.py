@@ -150,8 +150,13 @@ async def test_streams_end_cleanly_with_the_site() -> None:
             assert [line async for line in answer.aiter_lines()]
 
 
-async def test_an_application_without_a_lifespan_has_that_of_what_is_mounted() -> None:
+@pytest.mark.parametrize("way", ["raises", "returns", "starts"])
+async def test_an_application_without_a_lifespan_has_that_of_what_is_mounted(way: str) -> None:
     async def bare(scope: Any, receive: Any, send: Any) -> None:
+        if way != "raises" and scope["type"] == "lifespan":
+            if way == "starts":
+                await send({"type": "lifespan.startup.complete"})
+            return
         assert scope["type"] == "http"
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})

@@ -181,6 +181,27 @@ def test_an_engine_with_the_plugin_of_anyio(run):
     result.assert_outcomes(passed=1)
 
 
+def test_an_engine_that_is_not_on_trio_says_what_it_needs(run):
+    """As with pytest-asyncio, which in its auto mode takes every async fixture for itself."""
+    result = run(
+        "-p",
+        "no:trio",
+        test_it="""
+            import pytest
+
+            @pytest.fixture
+            def anyio_backend():
+                return "asyncio"
+
+            @pytest.mark.anyio
+            async def test_it(taskcast_engine):
+                raise AssertionError("it has no engine")
+        """,
+    )
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*taskcast_engine runs on Trio*"])
+
+
 CLIENT = """
     import pytest
 
@@ -198,6 +219,10 @@ CLIENT = """
             assert len([event async for event in events]) > 0
         with pytest.raises(TimeoutError, match="0 of 1 deliveries within 0 s"):
             await webhook_sink.arrived(timeout_s=0)
+        async with taskcast_client.run(webhooks=[webhook_sink.webhook()]) as run:
+            await run.emit("log", {"n": 1})
+        _, delivery, _ = await webhook_sink.arrived(3)
+        assert delivery.event["data"] == {"n": 1}
 """
 
 

@@ -40,11 +40,9 @@ from ..timer_loop import Outage
 from .assignments import Assignments
 from .parties import Session, Waiter
 from .queues import Queues
-from .registry import Registry
+from .registry import AGAIN_MS, Registry
 
 TIMER_LEASE_MS: Final = 5000
-AGAIN_MS: Final = 1000
-"""How often at most the same worker is asked for the same task."""
 HAND_OVER_MS: Final = 2500
 """How long another process may take to ask: what it is told arrives within a second."""
 MAX_ASKED: Final = 10_000
@@ -165,7 +163,8 @@ class Dispatcher:
         if session is None or record is None or not waits(record.task):
             return
         able = self._able_here(record.task)
-        if worker_id not in able or not self._rank(record.task, {worker_id: able[worker_id]}):
+        fits = worker_id in able and self._rank(record.task, {worker_id: able[worker_id]})
+        if not fits or self._again_ms(task_id, worker_id) > self._clock():
             await self.requeue(task_id)
             return
         until_ms = self._clock() + self._offer_timeout_ms
@@ -193,11 +192,16 @@ class Dispatcher:
 
     def _not_just_asked(self, task: Task, ranked: list[str]) -> tuple[list[str], int | None]:
         """Those who may be asked now; and where there is none, when the first one may."""
-        asked, now_ms = self._asked.get(task.id, {}), self._clock()
-        ready = [id_ for id_ in ranked if asked.get(id_, 0) + AGAIN_MS <= now_ms]
-        if ready or not ranked:
-            return ready, None
-        return [], min(asked[id_] for id_ in ranked) + AGAIN_MS
+        now_ms = self._clock()
+        again_ms = {id_: self._again_ms(task.id, id_) for id_ in ranked}
+        ready = [id_ for id_ in ranked if again_ms[id_] <= now_ms]
+        return ready, None if ready else min(again_ms.values(), default=None)
+
+    def _again_ms(self, task_id: str, worker_id: str) -> int:
+        """From when on the worker may be asked for the task."""
+        row = self._registry.row(worker_id)
+        declined_ms = 0 if row is None else row.declined.get(task_id, 0)
+        return max(self._asked.get(task_id, {}).get(worker_id, 0), declined_ms) + AGAIN_MS
 
     def _able_sessions(self, task: Task) -> list[Session]:
         return [self.sessions[id_] for id_ in self._rank(task, self._able_here(task))]
@@ -371,10 +375,10 @@ class Dispatcher:
             if record is None or not waits(record.task):
                 await self._queues.put_back(timer, None)
                 continue
-            asked_ms = self._asked.get(timer.task_id, {}).get(worker_id, 0)
-            if asked_ms + AGAIN_MS > self._clock():
-                if await self._queues.move(timer, record, asked_ms + AGAIN_MS):
-                    self._notify(asked_ms + AGAIN_MS)
+            again_ms = self._again_ms(timer.task_id, worker_id)
+            if again_ms > self._clock():
+                if await self._queues.move(timer, record, again_ms):
+                    self._notify(again_ms)
             elif may(record.task):
                 found = timer, record
             else:
@@ -390,9 +394,11 @@ class Dispatcher:
         """
         given, waiter.given = waiter.given, None
         if given is not None:
-            task = await self._assign(waiter.worker_id, given)
-            if task is not None:
-                return task
+            await self._registry.fetch(waiter.worker_id)
+            if self._again_ms(given, waiter.worker_id) <= self._clock():
+                task = await self._assign(waiter.worker_id, given)
+                if task is not None:
+                    return task
             await self.requeue(given)
         skipped: set[str] = set()
         while True:

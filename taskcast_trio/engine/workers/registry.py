@@ -23,6 +23,9 @@ from taskcast_trio.storage.protocols import TableStore
 TABLE: Final = "workers"
 BEAT_MS: Final = 5000
 MAX_CANCELS: Final = 256
+MAX_DECLINED: Final = 256
+AGAIN_MS: Final = 1000
+"""How often at most the same worker is asked for the same task."""
 
 Decide: TypeAlias = Callable[["Worker | None"], "Worker | None"]
 
@@ -34,7 +37,8 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     nothing is heard of it; ``gone`` says that it has left, and only its tasks are kept for a while.
     ``held`` is what its tasks cost, by their ids; ``orphans`` those of them that it had before it
     registered anew, and until when it may say that it has them still; ``cancels`` the tasks that it
-    is to be told to stop, and why, where it has to ask.
+    is to be told to stop, and why, where it has to ask; ``declined`` when it gave back the tasks
+    for which it is not to be asked again so soon.
     """
 
     id: str
@@ -53,6 +57,7 @@ class Worker(Struct, frozen=True, kw_only=True, omit_defaults=True):
     held: dict[str, int] = {}
     orphans: dict[str, int] = {}
     cancels: dict[str, str] = {}
+    declined: dict[str, int] = {}
 
     @property
     def used_slots(self) -> int:
@@ -313,6 +318,19 @@ class Registry:
             return replace(row, orphans=left)
 
         await self.change(worker_id, decide, durable=True)
+
+    async def decline(self, worker_id: str, task_id: str) -> None:
+        """The worker gives a task back, which every process is to know before the task is free."""
+
+        def decide(row: Worker | None) -> Worker | None:
+            if row is None:
+                return None
+            now_ms = self._clock()
+            recent = {id_: ms for id_, ms in row.declined.items() if ms + AGAIN_MS > now_ms}
+            newest = dict(list(recent.items())[1 - MAX_DECLINED :])
+            return replace(row, declined={**newest, task_id: now_ms})
+
+        await self.change(worker_id, decide)
 
     async def release(self, worker_id: str, task_id: str, *, reason: str | None = None) -> None:
         """Give the slots of a task back; ``reason`` is why the worker is to stop it."""

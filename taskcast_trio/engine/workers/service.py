@@ -197,6 +197,7 @@ class Workers(Crew):
         if row is not None:
             self.dispatcher.asked(task_id, worker_id)
             self.hints.declined(task_id, worker_id)
+            await self.registry.decline(worker_id, task_id)
         had_it = await self.assignments.decline(worker_id, task_id, blacklist=blacklist)
         if had_it:
             await self.registry.release(worker_id, task_id)
