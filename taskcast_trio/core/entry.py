@@ -18,6 +18,9 @@ MAX_SHARED_FRAME: Final = 64 * 1024
 _BARE_HEAD: Final = b"event: taskcast.event\ndata: "
 
 
+_encode: Final = msgspec.json.Encoder().encode
+
+
 class Entry:
     """An event at its place in a log.
 
@@ -68,9 +71,7 @@ class Entry:
                 client_id=event.client_id,
                 client_seq=event.client_seq,
             )
-            encoded = msgspec.json.encode(envelope)
-            if b"\n" in encoded or b"\r" in encoded:
-                encoded = one_line(encoded)
+            encoded = one_line(_encode(envelope))
             tail = b"%b\nid: %b\n\n" % (encoded[_FIRST_FIELD - 1 :], sse_id(event.id))
             if len(tail) > MAX_SHARED_FRAME:
                 return b"%b%d%b" % (_FRAME_HEAD, filtered_index, tail)
