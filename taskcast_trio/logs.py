@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -92,7 +93,8 @@ def setup_logging(level: str, *, json: bool | None = None) -> None:
         renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=True)
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),  # no-color.org
+            exception_formatter=structlog.dev.plain_traceback,
         )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -165,3 +165,17 @@ def test_a_line_per_request_is_json_with_the_same_frame_and_heeds_the_level(
         "level": "info",
         "logger": "taskcast_trio.access",
     }
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_terminals_of_people_who_want_them(
+    no_color: str,
+    coloured: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    setup_logging("info")
+    structlog.get_logger("tests").info("hello")
+    assert ("\x1b[" in capsys.readouterr().err) is coloured
