@@ -26,7 +26,7 @@ from taskcast_trio.core.model import TERMINAL, Transition
 from taskcast_trio.storage.protocols import ShortTermStore
 from taskcast_trio.storage.records import Commit, TaskRecord, Timer
 
-from .timer_loop import Outage, TimerLoop
+from .timer_loop import TimerLoop, first
 from .timetable import Timetable
 from .webhooks.state import WEBHOOK
 
@@ -163,21 +163,13 @@ class Scheduler:
 
         Their clocks begin then. Started once that is done, or has to wait for the store.
         """
-        outage = Outage("the sweep for deadlines")
-        while True:
-            try:
-                if await self._hot.note(SWEPT, now_ms=self._clock()) is None:
-                    await self._give_timers()
-                    await self._hot.put_note(SWEPT, b"", expires_ms=None, now_ms=self._clock())
-            except StoreUnavailable as error:
-                if outage.tries == 0:
-                    task_status.started()
-                await outage.wait(error)
-            else:
-                break
-        if outage.tries == 0:
-            task_status.started()
-        outage.over()
+
+        async def sweep() -> None:
+            if await self._hot.note(SWEPT, now_ms=self._clock()) is None:
+                await self._give_timers()
+                await self._hot.put_note(SWEPT, b"", expires_ms=None, now_ms=self._clock())
+
+        await first("the sweep for deadlines", sweep, task_status)
 
     async def _give_timers(self) -> None:
         before_ms = self._clock()

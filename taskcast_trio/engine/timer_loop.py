@@ -48,6 +48,27 @@ class Outage:
             self.tries = 0
 
 
+async def first(
+    what: str, step: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[None]
+) -> None:
+    """Do what comes before all else, however long the store is away; started once that is done, or
+    has to wait.
+    """
+    outage = Outage(what)
+    while True:
+        try:
+            await step()
+        except StoreUnavailable as error:
+            if outage.tries == 0:
+                task_status.started()
+            await outage.wait(error)
+        else:
+            break
+    if outage.tries == 0:
+        task_status.started()
+    outage.over()
+
+
 class TimerLoop:
     """Calls ``handle`` with each timer of a kind when it is due.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -11,7 +10,8 @@ import msgspec
 import trio
 from msgspec import UNSET, Raw, UnsetType
 
-from taskcast_trio.client import AsyncTaskcastClient, Gap, draft
+from taskcast_trio.client import AsyncTaskcastClient, Gap, draft, value
+from taskcast_trio.client.composing import raw
 from taskcast_trio.core.errors import TaskcastError
 from taskcast_trio.core.model import (
     RESOLVED_EVENT,
@@ -49,7 +49,7 @@ class Run:
         grace_s: float,
     ) -> None:
         self.task = task
-        self.params: Any = {} if task.params is UNSET else _value(task.params)
+        self.params: Any = {} if task.params is UNSET else value(task.params)
         self._hold = hold
         self._emitter = emitter
         self._move = move
@@ -128,8 +128,8 @@ class Run:
         """
         asked = BlockedRequest(
             type=type,
-            data=_raw(request),
-            schema=UNSET if schema is None else _raw(schema),
+            data=raw(request),
+            schema=UNSET if schema is None else raw(schema),
         )
         change = Transition(
             status="blocked",
@@ -192,23 +192,10 @@ class Run:
             yield scope
 
 
-def _raw(value: Any) -> Any:
-    if value is UNSET or isinstance(value, Raw):
-        return value
-    return Raw(msgspec.json.encode(value))
-
-
-def _value(text: Raw) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return json.loads(bytes(text))  # half an emoji, which msgspec refuses
-
-
 def _resolution(data: Raw | UnsetType) -> Any:
     if data is UNSET:
         return None
-    answer = _value(data).get("resolution")
+    answer = value(data).get("resolution")
     if isinstance(answer, dict) and answer.keys() == {"resolution"}:
         return answer["resolution"]
     return answer

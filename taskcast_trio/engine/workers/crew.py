@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Final
 
 import trio
@@ -23,7 +24,7 @@ from taskcast_trio.storage.tiered import TieredStore
 from ..bulletin import Bulletin
 from ..engine import TaskEngine
 from ..metrics import Metrics
-from ..timer_loop import Outage, TimerLoop
+from ..timer_loop import Outage, TimerLoop, first
 from .assignments import Assignments, Ended
 from .dispatcher import TIMER_LEASE_MS, Dispatcher
 from .hints import Hints
@@ -218,22 +219,14 @@ class Crew:
 
     async def _load(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """What was there before. Started once that is known, or has to wait for the store."""
-        outage = Outage("workers")
-        while True:
-            try:
-                await self.registry.load()
-                await self.queues.load()
-                if not self._shared:
-                    await self._take_over()
-            except StoreUnavailable as error:
-                if outage.tries == 0:
-                    task_status.started()
-                await outage.wait(error)
-            else:
-                break
-        if outage.tries == 0:
-            task_status.started()
-        outage.over()
+
+        async def load() -> None:
+            await self.registry.load()
+            await self.queues.load()
+            if not self._shared:
+                await self._take_over()
+
+        await first("workers", load, task_status)
 
     async def _take_over(self) -> None:
         """The process before this one has ended, and with it every connection: whose was cut has
@@ -264,18 +257,9 @@ class Crew:
         """Take in the tasks for workers that only the archive has, as the short-term store was
         lost. Started once they are known, or the archive is waited for.
         """
-        outage = Outage("tasks that are archived only")
-        while True:
-            try:
-                await self._look_for_archived(store)
-            except StoreUnavailable as error:
-                if outage.tries == 0:
-                    task_status.started()
-                await outage.wait(error)
-            else:
-                break
-        if outage.tries == 0:
-            task_status.started()
+        what = "tasks that are archived only"
+        await first(what, partial(self._look_for_archived, store), task_status)
+        outage = Outage(what)
         while self._to_take_in:
             task_id = next(iter(self._to_take_in))
             try:
