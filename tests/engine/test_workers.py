@@ -135,6 +135,20 @@ async def test_workers_that_come_and_go_leave_nothing_behind(autojump_clock):
         assert workers.dispatcher._resting == {}
 
 
+async def test_a_heartbeat_that_was_overtaken_takes_no_task_away(autojump_clock):
+    """It was sent before the worker had heard of the task, and comes when that runs already."""
+    async with opened(heartbeat_timeout_ms=90_000) as (runtime, workers):
+        await registered(workers)
+        task = await runtime.engine.create(CreateTask(assign_mode="pull"))
+        got = await pulled(workers)
+        await move(runtime, task.id, "running", got.fence)
+        await workers.heartbeat("w", [], owner=None)
+        assert (await runtime.engine.get(task.id)).status == "running"
+        await trio.sleep(16)
+        await workers.heartbeat("w", [], owner=None)
+        assert (await runtime.engine.get(task.id)).status == "pending", "it has it not, by now"
+
+
 async def test_a_worker_that_gets_a_task_again_is_not_told_to_stop_it(autojump_clock):
     async with opened() as (runtime, workers):
         await registered(workers)

@@ -120,14 +120,14 @@ class Leases:
         return True
 
     async def disown(self, worker_id: str, task_id: str, *, since_ms: int) -> None:
-        """The worker does not have this task: it is lost, unless it got it after ``since_ms``, when
-        it may not have heard of it yet.
+        """The worker does not have this task: it is lost, unless it got or moved it after
+        ``since_ms``, when what it says may be older than that.
         """
         while True:
             record = await self._store.get(task_id)
             if record is None or not is_of(record.task, worker_id):
                 return
-            if record.task.status == "assigned" and record.task.updated_at > since_ms:
+            if record.task.updated_at > since_ms:
                 return
             if await self._lose(record):
                 return
