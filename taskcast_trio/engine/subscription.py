@@ -39,8 +39,9 @@ OBSERVE_ONE_IN: Final = 16
 class Subscription:
     """Follow one task; made by ``TaskEngine.subscribe`` and to be entered as a context.
 
-    Iterate it, or call :meth:`receive`. Entering registers it (it counts as a subscriber), leaving
-    forgets it at once and without waiting. It belongs to one Trio task at a time.
+    Iterate it, or call :meth:`receive`. Entering registers it (it counts as a subscriber) and finds
+    where it begins: what is published after that is live, piece by piece. Leaving forgets it at
+    once and without waiting. It belongs to one Trio task at a time.
     """
 
     __slots__ = (
@@ -84,7 +85,7 @@ class Subscription:
         self._fanout = fanout
         self._metrics = metrics
         self._clock = clock
-        self._epoch: str | None = None
+        self._epoch = ""
         self._last = -1
         """The highest index that is behind this cursor, delivered or filtered out."""
         self._silent_until = -1
@@ -115,6 +116,11 @@ class Subscription:
     async def __aenter__(self) -> Self:
         self._inbox = self._fanout.attach(self.task_id)
         self._metrics.task_subscribers.inc()
+        try:
+            self._queue += await self._start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     async def __aexit__(
@@ -174,9 +180,7 @@ class Subscription:
             self._queue.clear()
             return items
         while not self._live and not self._ended:
-            if self._epoch is None:
-                items = [*await self._start()]
-            elif self._replay is not None:
+            if self._replay is not None:
                 items = await self._replay_places(self._replay)
             else:
                 items = await self._catch_up()
@@ -486,7 +490,7 @@ class Subscription:
         may have gone on from its archive in another epoch. One that has lost its end (the store's
         machine ended between two fsyncs, or a replica took over) gives its indexes anew.
         """
-        if self._epoch is None or not record.holds(self._epoch, index):
+        if not record.holds(self._epoch, index):
             return False
         self._epoch = record.epoch
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -309,18 +310,19 @@ async def keep_up(
         await rest(chance)
         client.connected()
         follow = Follow(accumulated=client.accumulated, last_event_id=client.last_event_id)
-        async with engine.subscribe("t", follow) as subscription:
-            left = chance.randrange(1, 8) if drops else PATIENCE_S
-            while left and client.done is None:
-                left -= 1
-                with trio.move_on_after(chance.choice([0, 0.01, 10])):
-                    try:
-                        items = await subscription.receive()
-                    except StoreUnavailable:
-                        continue
-                    client.take(items)
-                if chance.random() < 0.5:
-                    await rest(chance)
+        with suppress(StoreUnavailable):
+            async with engine.subscribe("t", follow) as subscription:
+                left = chance.randrange(1, 8) if drops else PATIENCE_S
+                while left and client.done is None:
+                    left -= 1
+                    with trio.move_on_after(chance.choice([0, 0.01, 10])):
+                        try:
+                            items = await subscription.receive()
+                        except StoreUnavailable:
+                            continue
+                        client.take(items)
+                    if chance.random() < 0.5:
+                        await rest(chance)
 
 
 def check_streamed(streamed: Streamed) -> None:

@@ -96,6 +96,19 @@ async def test_a_late_join_gets_each_accumulate_series_as_one_snapshot_at_its_ne
     assert brief(items) == [3, 4, 5], "resuming after a snapshot repeats nothing of it"
 
 
+@pytest.mark.parametrize("accumulated", [False, True])
+async def test_what_is_published_once_it_is_entered_comes_piece_by_piece(
+    engine, autojump_clock, accumulated
+):
+    """Whoever saw a stream begin gets what is published then as it is, however late it reads."""
+    await create(engine)
+    async with engine.subscribe("t", Follow(accumulated=accumulated)) as subscription:
+        await engine.publish("t", [piece("a"), draft(), piece("b")])
+        items = await drain(subscription)
+    assert brief(items) == [0, 1, 2]
+    assert text_of(entries(items)[2]) == ("ab" if accumulated else "b")
+
+
 async def test_accumulated_sends_the_running_value_live_and_after_a_resume(engine, autojump_clock):
     await create(engine)
     first = await engine.publish("t", [piece("a"), piece("b")])
