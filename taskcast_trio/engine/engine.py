@@ -242,6 +242,11 @@ class TaskEngine:
         elsewhere = [0] if self._peers is None else await self._peers.audience([task_id])
         return self.fanout.subscribers(task_id) + elsewhere[0]
 
+    async def audience_told(self) -> None:
+        """Wait until other processes count who follows in this one now."""
+        if self._peers is not None:
+            await self._peers.counted()
+
     async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
         elsewhere = [0] * len(tasks)
         if self._peers is not None:
