@@ -209,16 +209,19 @@ async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, qui
 
 
 async def test_health_tells_of_a_listener_that_can_not_connect(server, prefix, quick):
-    async with proxied(server.port) as proxy, process(proxy.url, prefix) as one:
+    async with (
+        proxied(server.port) as proxy,
+        process(proxy.url, prefix) as one,
+        one.engine.subscribe("t"),
+    ):
         await until(lambda: one.backend.link().pubsub == "up")
         proxy.refuses = True
         proxy.cut(lambda link: link.listens)
-        async with one.engine.subscribe("t"):
-            await until(lambda: one.backend.link().pubsub == "down")
-            proxy.cut()
-            await until(lambda: one.backend.link().pubsub == "down")
-            proxy.refuses = False
-            await until(lambda: one.backend.link().pubsub == "up")
+        await until(lambda: one.backend.link().pubsub == "down")
+        proxy.cut()
+        await until(lambda: one.backend.link().pubsub == "down")
+        proxy.refuses = False
+        await until(lambda: one.backend.link().pubsub == "up")
 
 
 async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, monkeypatch):
