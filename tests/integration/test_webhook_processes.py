@@ -228,6 +228,32 @@ async def test_one_that_drains_leaves_the_rest_to_the_other(config: Config, cloc
         assert (delivered(one), delivered(other)) == (11, 32)
 
 
+async def test_a_try_that_hangs_where_it_drains_holds_up_no_other_task(
+    config: Config, clock: Clock
+) -> None:
+    hanging, paced = Gate(), Gate(10)
+    async with (
+        receiving(hanging, patience_s=PATIENCE_S) as slow,
+        receiving(paced, patience_s=PATIENCE_S) as fast,
+        two(config, clock) as (one, other),
+    ):
+        await begin((one, other), hook(slow))
+        await create(one, hook(fast, host="localhost"), id_="fast")
+        await publish(one, "a")
+        await hanging.reached.wait()
+        await publish(one, *["a"] * 40, id_="fast")
+        await paced.reached.wait()
+        one.drain.set()
+        paced.go_on.set()
+        with trio.fail_after(AT_ONCE_S):
+            await arrived(fast, 40)
+        assert len(slow.requests) == 1
+        hanging.go_on.set()
+        await idle(other)
+        assert sent(fast) == list(range(40))
+        assert (delivered(one), delivered(other)) == (12, 29)
+
+
 async def test_what_one_has_just_taken_when_it_drains_is_left_to_the_other(
     config: Config, clock: Clock
 ) -> None:
