@@ -293,7 +293,8 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
     ) -> Commit:
         """Replace the task if it still has ``revision`` in ``epoch``, and append the drafts.
 
-        The answer's ``record.task`` is the task as stored. A key is looked at before the revision.
+        The answer's ``record.task`` is the task as stored. A key is looked at before the revision;
+        a repeat brings its ``aside`` back.
         ``hasten`` is as in :meth:`append`.
 
         Raises:

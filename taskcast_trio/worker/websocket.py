@@ -81,20 +81,28 @@ class SocketLink:
         tries = 0
         while not self._leaving.is_set():
             began = trio.current_time()
-            try:
-                with trio.CancelScope() as self._try:
-                    await self._connect()
-            except TaskcastError as refusal:
-                error = await self._unless_renewed(refusal)
-                if error is not None and not error.retryable:
-                    raise error from None
-                tries = 1 if trio.current_time() > began + SETTLED_S else tries + 1
-                if error is None and tries == 1:
-                    continue  # handlers are at work
-                if error is not None and tries == 1:
-                    log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
-                with trio.move_on_after(pause_s(tries, error)):
-                    await self._leaving.wait()
+            failure = await self._attempt()
+            if failure is None:
+                continue
+            error = await self._unless_renewed(failure)
+            if error is not None and not error.retryable:
+                raise error
+            tries = 1 if trio.current_time() > began + SETTLED_S else tries + 1
+            if error is None and tries == 1:
+                continue  # handlers are at work
+            if error is not None and tries == 1:
+                log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
+            with trio.move_on_after(pause_s(tries, error)):
+                await self._leaving.wait()
+
+    async def _attempt(self) -> TaskcastError | None:
+        """Serve one connection: why it came to nothing, or ended before `leave`."""
+        try:
+            with trio.CancelScope() as self._try:
+                await self._connect()
+        except TaskcastError as error:
+            return error
+        return None
 
     async def _unless_renewed(self, refusal: TaskcastError) -> TaskcastError | None:
         """None where the token was refused and there is another one, now: it is asked for once, and

@@ -172,6 +172,25 @@ async def test_a_task_is_not_handed_out_before_its_time(server: Any) -> None:
     assert server.runtime.engine.clock() >= now_ms + 700
 
 
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "pending"])
+@pytest.mark.parametrize("by_worker", [True, False])
+async def test_a_repeat_of_what_ends_an_assignment_gets_the_first_answer(
+    server: Any, status: str, by_worker: bool
+) -> None:
+    await register(server)
+    task = await server.task(assignMode="pull", runAt=1)
+    _, fence = await pulled(server)
+    if status in ("completed", "failed"):
+        await patch(server, task, "running", fence)
+    headers = {"Idempotency-Key": "k", **(fence if by_worker else {})}
+    answers = [await patch(server, task, status, headers) for _ in range(2)]
+    assert answers[0].json()["assignedWorker"] == "w"
+    assert answers[1].status_code == 200
+    assert answers[1].json() == answers[0].json()
+    await patch(server, task, "cancelled")
+    assert "assignedWorker" not in (await server.client.get(f"/tasks/{task}")).json()
+
+
 async def test_a_failure_with_attempts_left_is_a_200_with_the_task_pending(server: Any) -> None:
     await register(server)
     retry = {"backoff": "fixed", "initialDelayMs": 300}

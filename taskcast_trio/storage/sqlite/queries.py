@@ -356,20 +356,20 @@ def answer(
         KeyReused: the key came with another request before.
     """
     row = connection.execute(
-        "SELECT fingerprint, revision, next_index, entries FROM answers"
+        "SELECT fingerprint, revision, next_index, entries, aside FROM answers"
         " WHERE log = ? AND key = ? AND expires_ms > ?",
         (log, idempotency.key, now_ms),
     ).fetchone()
     if row is None:
         return None
-    fingerprint, revision, next_index, packed = row
+    fingerprint, revision, next_index, packed, aside = row
     if fingerprint != idempotency.fingerprint:
         raise KeyReused(now.task.id)
     task = now.task if revision == now.revision else tasks.get(connection, log, revision)
     if task is None:
         return None
     then = replace(now, task=task, revision=revision, next_index=next_index)
-    return Commit(then, unpack_entries(packed, then), repeated=True)
+    return Commit(then, unpack_entries(packed, then), repeated=True, aside=aside)
 
 
 def repeated(
