@@ -121,10 +121,17 @@ class TableStore(Protocol):
         """The value, or None."""
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
         """Store the value (None removes it) where it is ``known`` still (None: where there is
-        none), and return what is there then: ``value`` where it was done.
+        none), and return what is there then: ``value`` where it was done. A new row is not stored
+        where the table has ``most`` rows: then nothing is there.
         """
 
 

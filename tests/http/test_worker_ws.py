@@ -15,7 +15,7 @@ from msgspec import Raw
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
 from taskcast_trio.core.model import CreateTask
 
 SECRET = "a secret of the tests, of 32 bytes or more"
@@ -415,6 +415,16 @@ async def test_a_token_is_for_its_own_worker_and_ends_its_connection(start: Any)
                 told = await other.ask(type="register", workerId="w")
                 assert (told["type"], told["code"]) == ("error", "forbidden")
             assert await peer.closed() == (1008, "token_expired")
+
+
+async def test_a_worker_too_many_is_refused_and_its_connection_stays(start: Any) -> None:
+    full = Config(workers=Workers(enabled=True), limits=Limits(workers=1))
+    async with start(full) as server, connected(server, "w"), connected(server) as other:
+        told = await other.ask(type="register", workerId="other")
+        assert (told["type"], told["code"]) == ("error", "rate_limited")
+        assert (await server.client.delete("/workers/w")).status_code == 204
+        told = await other.ask(type="register", workerId="other")
+        assert told == {"type": "registered", "workerId": "other"}
 
 
 async def test_a_task_that_was_claimed_without_room_is_told_again_when_there_is_room(

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
 
 SECRET = "a secret of the tests, of 32 bytes or more"
 
@@ -424,6 +424,26 @@ async def test_a_status_that_no_worker_can_be_set_to_names_those_that_it_can(ser
     answer = await server.client.patch("/workers/w/status", json={"status": "busy"})
     assert answer.status_code == 400
     assert answer.json()["error"].endswith("at `$.status`: expected draining, idle")
+
+
+async def test_no_more_workers_are_registered_than_there_may_be(start: Any) -> None:
+    limits = Limits(workers=2)
+    async with start(Config(workers=Workers(enabled=True), limits=limits)) as server:
+        for worker in ("w", "v"):
+            await register(server, worker)
+        path, third = "/workers/register", {"workerId": "third"}
+        refused = await server.client.post(path, json=third)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert "limits.workers" in refused.json()["error"]
+        assert (await register(server, "w", capacity=3))["capacity"] == 3, "it is known"
+        task = await server.task(assignMode="pull")
+        await pulled(server, "w")
+        for worker in ("w", "v"):
+            await server.client.delete(f"/workers/{worker}")
+        await register(server, "third")
+        refused = await server.client.post(path, json={})
+        assert refused.status_code == 429, f"task {task} waits for its worker"
+        await register(server, "w")
 
 
 async def test_a_weight_is_written_as_it_was_given(server: Any) -> None:

@@ -409,6 +409,16 @@ def row(connection: sqlite3.Connection, table: str, key: str) -> bytes | None:
     return None if found is None else bytes(found[0])
 
 
+def has_rows(connection: sqlite3.Connection, table: str, count: int) -> bool:
+    """Whether the table has so many rows, or more."""
+    start = row_key(table, "")
+    (found,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM notes WHERE key >= ? AND key < ? LIMIT ?)",
+        (start, start[:-1] + ";", count),
+    ).fetchone()
+    return bool(found >= count)
+
+
 def row_key(table: str, key: str) -> str:
     """Rows stand among the notes; what ends the name of a table comes right before a ``;``."""
     return f"row:{table}:{key}"
