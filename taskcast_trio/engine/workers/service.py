@@ -123,11 +123,14 @@ class Workers(Crew):
         enter = partial(
             self.registry.change, worker_id, decide, durable=True, most=self._most_workers
         )
+        full: RateLimited | None = None
         try:
             worker = await enter()
-        except RateLimited:
+        except RateLimited as error:
+            full = error
+        if full is not None:
             if not await self.leases.make_room():
-                raise
+                raise full
             worker = await enter()
         assert worker is not None
         return worker
