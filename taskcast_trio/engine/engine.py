@@ -5,6 +5,7 @@ Every change is one atomic step of the store. Cancelling a call leaves the chang
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -381,7 +382,7 @@ class TaskEngine:
             if idempotency is not None:
                 answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
-                    return answer.record.task
+                    return _told(answer.record.task, answer.aside)
             before = record.task
             if fence is not None and before.fence != fence:
                 raise assignment.refusal(before)
@@ -389,6 +390,9 @@ class TaskEngine:
             now_ms = self.clock()
             task, drafts = decide(before, now_ms)
             task = assignment.settled(before, task, by_holder=fence is not None)
+            aside = _left(before, task)
+            if idempotency is not None:
+                idempotency = dataclasses.replace(idempotency, aside=aside)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
                 with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
@@ -405,7 +409,7 @@ class TaskEngine:
             except RevisionConflict:
                 continue
             self.counted(commit)
-            return replace(commit.record.task, assigned_worker=before.assigned_worker)
+            return _told(commit.record.task, commit.aside if commit.repeated else aside)
 
     def counted(self, commit: Commit) -> None:
         """A change of a task was stored."""
@@ -677,6 +681,17 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _left(before: Task, after: Task) -> str:
+    """The worker whose assignment the change ends: the answer names it still."""
+    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
+        return ""
+    return before.assigned_worker
+
+
+def _told(task: Task, worker_id: str) -> Task:
+    return replace(task, assigned_worker=worker_id) if worker_id else task
 
 
 def _asks(task: Task) -> bool:
