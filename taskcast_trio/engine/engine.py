@@ -5,9 +5,10 @@ Every change is one atomic step of the store. Cancelling a call leaves the chang
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
@@ -62,7 +63,7 @@ from taskcast_trio.storage.records import (
 )
 from taskcast_trio.storage.tiered import TieredStore
 
-from .answer_schema import check_answer, check_request
+from .answer_checks import answer_checked, request_checked
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
@@ -310,18 +311,21 @@ class TaskEngine:
             KeyReused: the key came with another request before.
         """
         machine.check_transition(change)
-        check_request(change.blocked_request, "$.blockedRequest")
+        await request_checked(change.blocked_request, "$.blockedRequest")
         idempotency = _idempotency("transition", key, change)
 
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+        async def check(task: Task) -> None:
             if _asks(task) and change.status == "running" and change.result is not UNSET:
-                check_answer(task.blocked_request, change.result, "$.result")
+                await answer_checked(task.blocked_request, change.result, "$.result")
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
             return assignment.change(task, change, now_ms)
 
         return await self._move(
             task_id,
             decide,
             idempotency,
+            check=check,
             new_ttl=change.ttl is not UNSET,
             fence=fence,
         )
@@ -349,12 +353,14 @@ class TaskEngine:
             BadRequest: the answer breaks the schema of the request.
         """
 
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
-            change = machine.resolution(task, data)
-            check_answer(task.blocked_request, data)
-            return machine.transition(task, change, now_ms)
+        async def check(task: Task) -> None:
+            machine.resolution(task, data)
+            await answer_checked(task.blocked_request, data)
 
-        return await self._move(task_id, decide, None, fence=fence)
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            return machine.transition(task, machine.resolution(task, data), now_ms)
+
+        return await self._move(task_id, decide, None, check=check, fence=fence)
 
     async def _move(
         self,
@@ -362,10 +368,11 @@ class TaskEngine:
         decide: Callable[[Task, int], tuple[Task, list[Draft]]],
         idempotency: Idempotency | None,
         *,
+        check: Callable[[Task], Awaitable[None]],
         new_ttl: bool = False,
         fence: int | None = None,
     ) -> Task:
-        """Decide on the task as it is, and store that if it still is so; else decide anew.
+        """Check and decide on the task as it is, and store that if it still is so; else anew.
 
         A lost race means that another change won, so this ends: the log moves on with each round.
         """
@@ -375,12 +382,17 @@ class TaskEngine:
             if idempotency is not None:
                 answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
-                    return answer.record.task
+                    return _told(answer.record.task, answer.aside)
             before = record.task
             if fence is not None and before.fence != fence:
                 raise assignment.refusal(before)
+            await check(before)
+            now_ms = self.clock()
             task, drafts = decide(before, now_ms)
             task = assignment.settled(before, task, by_holder=fence is not None)
+            aside = _left(before, task)
+            if idempotency is not None:
+                idempotency = dataclasses.replace(idempotency, aside=aside)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
                 with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
@@ -397,7 +409,7 @@ class TaskEngine:
             except RevisionConflict:
                 continue
             self.counted(commit)
-            return replace(commit.record.task, assigned_worker=before.assigned_worker)
+            return _told(commit.record.task, commit.aside if commit.repeated else aside)
 
     def counted(self, commit: Commit) -> None:
         """A change of a task was stored."""
@@ -633,7 +645,7 @@ class TaskEngine:
         task, events = restore(request.archive)
         publishers = expected_seqs(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        check_request(task.blocked_request, "$.archive.task.blockedRequest")
+        await request_checked(task.blocked_request, "$.archive.task.blockedRequest")
         due = self.timetable.at_start(task, self.clock(), imported=True)
         with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
@@ -669,6 +681,17 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _left(before: Task, after: Task) -> str:
+    """The worker whose assignment the change ends: the answer names it still."""
+    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
+        return ""
+    return before.assigned_worker
+
+
+def _told(task: Task, worker_id: str) -> Task:
+    return replace(task, assigned_worker=worker_id) if worker_id else task
 
 
 def _asks(task: Task) -> bool:

@@ -240,6 +240,38 @@ async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, m
     results.assert_all_saw(3, 1)
 
 
+async def test_a_first_message_that_was_lost_is_noticed_by_the_first_check(
+    server, prefix, quick, monkeypatch
+):
+    """What was heard does not tell of it, as nothing was: where the log stood when it was read
+    does, however late the check comes.
+    """
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            listener, published = b.backend.broadcast, trio.Event()
+            check = listener._check_positions
+
+            async def late(tasks: list[str]) -> None:
+                await published.wait()
+                await check(tasks)
+
+            monkeypatch.setattr(listener, "_check_positions", late)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(results.follow, b)
+                await results.seen(1)
+                await until(lambda: b.backend.link().pubsub == "up" and not listener._gaps)
+                for each in listener._ears.values():
+                    monkeypatch.setattr(each, "_heard", lambda bucket, message: None)
+                await until(lambda: listener._known.first_read("t") is not None)
+                await a.engine.publish("t", [number(1)])
+                published.set()
+                await results.seen(2)
+                await a.complete()
+    results.assert_all_saw(3, 1)
+
+
 @pytest.mark.parametrize("noticed_by", ["listener", "announcement", "positions"])
 async def test_who_follows_a_log_that_has_lost_its_end_is_told_so(
     server, prefix, quick, noticed_by
