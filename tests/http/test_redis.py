@@ -175,7 +175,7 @@ async def test_a_ticket_for_one_use_is_used_once_however_many_race_for_it() -> N
 
 @pytest.mark.parametrize("mode", ["none", "jwt"])
 async def test_what_a_caller_may_ask_in_a_second_is_counted_over_both(mode: str) -> None:
-    limits, per_second = Limits(requests_per_second=40), 40
+    limits, per_second = Limits(requests_per_second=10), 10
     made = config(limits=limits) if mode == "none" else with_jwt(limits=limits)
     async with two(made) as (one, other):
         answers: list[httpx.Response] = []
