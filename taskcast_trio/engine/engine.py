@@ -5,12 +5,14 @@ Every change is one atomic step of the store. Cancelling a call leaves the chang
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -23,6 +25,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     BadRequest,
     Forbidden,
+    KeyReused,
     NotBlocked,
     ReleaseUnsupported,
     RequestNotFound,
@@ -72,6 +75,10 @@ from .subscription import Subscription
 from .timetable import Timetable
 from .watch import Watch
 from .webhooks.state import WEBHOOK
+
+KEY_LOOK_S: Final = 1.0
+"""How long a new task waits for an archive that is away to say whether its key has made it before.
+"""
 
 
 def wall_clock_ms() -> int:
@@ -148,8 +155,10 @@ class TaskEngine:
         idempotency = _idempotency("create", key, request)
         if fields["id"] is UNSET:
             fields["id"] = self._task_id(now_ms, key)
-        elif self._archive is not None and await self._archive.exists(fields["id"]):
-            raise TaskExists(fields["id"])
+        if self._archive is not None and (request.id is not UNSET or key is not None):
+            made = await self._made_before(self._archive, request, fields["id"], idempotency)
+            if made is not None:
+                return made
         if fields["assign_mode"] is UNSET:
             fields["assign_mode"] = self._assign_mode
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
@@ -165,6 +174,38 @@ class TaskEngine:
             self.metrics.tasks_created.inc()
             self.timetable.plan.judge(task)
         return commit.record.task
+
+    async def _made_before(
+        self,
+        archive: LongTermStore,
+        request: CreateTask,
+        task_id: str,
+        idempotency: Idempotency | None,
+    ) -> Task | None:
+        """The task that this key has made before, if it has: an archived task is not to be
+        replaced by a new one.
+
+        Raises:
+            TaskExists: the archive has another one.
+            KeyReused: the key came with another request before.
+        """
+        if idempotency is not None:
+            answer = await self.store.repeated(task_id, idempotency, now_ms=self.clock())
+            if answer is not None:
+                return answer.record.task
+        if request.id is not UNSET:
+            if await archive.exists(task_id):
+                raise TaskExists(task_id)
+            return None
+        # The short-term store may have lost its keys, but this id is what the key decides.
+        with trio.move_on_after(KEY_LOOK_S), suppress(StoreUnavailable):
+            record = await archive.load(task_id)
+            if record is not None:
+                task = record.task
+                if (task.type, task.params) != (request.type, request.params):
+                    raise KeyReused(task_id)
+                return task
+        return None
 
     def _new_epoch(self) -> str:
         return new_epoch(self._noise(40))
@@ -201,6 +242,11 @@ class TaskEngine:
         """How many follow the task: in this process now, in others as of a moment ago."""
         elsewhere = [0] if self._peers is None else await self._peers.audience([task_id])
         return self.fanout.subscribers(task_id) + elsewhere[0]
+
+    async def audience_told(self) -> None:
+        """Wait until other processes count who follows in this one now."""
+        if self._peers is not None:
+            await self._peers.counted()
 
     async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
         elsewhere = [0] * len(tasks)
@@ -336,7 +382,7 @@ class TaskEngine:
             if idempotency is not None:
                 answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
-                    return answer.record.task
+                    return _told(answer.record.task, answer.aside)
             before = record.task
             if fence is not None and before.fence != fence:
                 raise assignment.refusal(before)
@@ -344,6 +390,9 @@ class TaskEngine:
             now_ms = self.clock()
             task, drafts = decide(before, now_ms)
             task = assignment.settled(before, task, by_holder=fence is not None)
+            aside = _left(before, task)
+            if idempotency is not None:
+                idempotency = dataclasses.replace(idempotency, aside=aside)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
                 with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
@@ -360,7 +409,7 @@ class TaskEngine:
             except RevisionConflict:
                 continue
             self.counted(commit)
-            return replace(commit.record.task, assigned_worker=before.assigned_worker)
+            return _told(commit.record.task, commit.aside if commit.repeated else aside)
 
     def counted(self, commit: Commit) -> None:
         """A change of a task was stored."""
@@ -632,6 +681,17 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _left(before: Task, after: Task) -> str:
+    """The worker whose assignment the change ends: the answer names it still."""
+    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
+        return ""
+    return before.assigned_worker
+
+
+def _told(task: Task, worker_id: str) -> Task:
+    return replace(task, assigned_worker=worker_id) if worker_id else task
 
 
 def _asks(task: Task) -> bool:

@@ -93,9 +93,10 @@ class RedisBroadcast:
             if task_id not in tasks:
                 self._known.follow(task_id)
             tasks[task_id] = tasks.get(task_id, 0) + 1
-            if not counts:
+            if counts:
+                self.peers.changed(task_id)
+            else:
                 self._uncounted[task_id] += 1
-            self.peers.changed(task_id)
         self._changed.set()
 
     def _tasks(self) -> list[str]:
@@ -110,11 +111,12 @@ class RedisBroadcast:
             return
         tasks = self._followed[bucket_of(task_id)]
         tasks[task_id] -= 1
-        if not counts:
+        if counts:
+            self.peers.changed(task_id)
+        else:
             self._uncounted[task_id] -= 1
             if not self._uncounted[task_id]:
                 del self._uncounted[task_id]
-        self.peers.changed(task_id)
         if not tasks[task_id]:
             del tasks[task_id]
             self._heard_of.pop(task_id, None)

@@ -67,7 +67,7 @@ class Steps:
         """The answer that an idempotency key brought before."""
         if reply[0] == "reused":
             raise KeyReused(task_id)
-        _, ts, moved, rows, told = reply
+        _, ts, moved, rows, told, aside = reply
         record = self._record(task_id, told, None)
         entries = entries_of(
             rows,
@@ -77,7 +77,7 @@ class Steps:
             ts=ts,
             moved=moved,
         )
-        return Commit(record, entries, repeated=True)
+        return Commit(record, entries, repeated=True, aside=aside)
 
 
 def key_values(idempotency: Idempotency | None, now_ms: int) -> tuple[Value, ...]:
