@@ -320,7 +320,7 @@ async def test_who_follows_a_log_that_lost_its_end_and_grew_past_it_is_told_so(
 ):
     """While its listener was away: no index tells, the newest event that it has had does."""
     items: list[object] = []
-    follow_ = Follow(filter=EventFilter(types=["x"])) if filtered else Follow()
+    follow_ = Follow(filter=EventFilter(types=("x",))) if filtered else Follow()
 
     async def follow(one: Process, *, task_status: trio.TaskStatus[None]) -> None:
         async with one.engine.subscribe("t", follow_) as subscription:
