@@ -115,7 +115,8 @@ async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, 
             CreateTask(id="t", assign_mode="ws-offer", disconnect_policy=policy)
         )
         await trio.sleep(2)
-        task = await workers.accept(peer.session, "t")
+        fence = (await workers.accept(peer.session, "t")).fence
+        assert fence is not UNSET
         await workers.disconnect(peer.session, clean=clean)
         if clean:
             with pytest.raises(WorkerNotFound):
@@ -130,10 +131,10 @@ async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, 
         expected = {"fail": "failed", "mark": "assigned"}.get(policy, "pending")
         assert (await runtime.engine.get("t")).status == expected
         if policy == "mark":
-            await runtime.engine.publish("t", [], fence=task.fence)
+            await runtime.engine.publish("t", [], fence=fence)
         else:
             with pytest.raises((StaleFence, TaskCancelled)):
-                await runtime.engine.publish("t", [], fence=task.fence)
+                await runtime.engine.publish("t", [], fence=fence)
 
 
 async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autojump_clock):
@@ -148,7 +149,9 @@ async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autoj
         await trio.sleep(20)
         again = Peer(workers)
         again.session.name = "again"
-        holding = (Holding(task_id="kept", fence=fences["kept"]),)
+        kept = fences["kept"]
+        assert kept is not UNSET
+        holding = (Holding(task_id="kept", fence=kept),)
         await workers.connect(
             Registration(worker_id="w", tasks=holding, capacity=1), again.session, owner=None
         )
