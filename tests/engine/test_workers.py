@@ -84,6 +84,11 @@ async def pulled(workers: Workers, wait_s: float = 5) -> Task:
     return task
 
 
+def fence_of(task: Task) -> int:
+    assert task.fence is not UNSET
+    return task.fence
+
+
 async def move(runtime: Runtime, task_id: str, status: Any, fence: Any = None) -> Task:
     return await runtime.engine.transition(task_id, Transition(status=status), fence=fence)
 
@@ -115,7 +120,7 @@ async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, 
             CreateTask(id="t", assign_mode="ws-offer", disconnect_policy=policy)
         )
         await trio.sleep(2)
-        task = await workers.accept(peer.session, "t")
+        fence = fence_of(await workers.accept(peer.session, "t"))
         await workers.disconnect(peer.session, clean=clean)
         if clean:
             with pytest.raises(WorkerNotFound):
@@ -130,10 +135,10 @@ async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, 
         expected = {"fail": "failed", "mark": "assigned"}.get(policy, "pending")
         assert (await runtime.engine.get("t")).status == expected
         if policy == "mark":
-            await runtime.engine.publish("t", [], fence=task.fence)
+            await runtime.engine.publish("t", [], fence=fence)
         else:
             with pytest.raises((StaleFence, TaskCancelled)):
-                await runtime.engine.publish("t", [], fence=task.fence)
+                await runtime.engine.publish("t", [], fence=fence)
 
 
 async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autojump_clock):
@@ -142,7 +147,9 @@ async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autoj
         for name in ("kept", "lost"):
             await runtime.engine.create(CreateTask(id=name, assign_mode="ws-offer"))
         await trio.sleep(2)
-        fences = {name: (await workers.accept(peer.session, name)).fence for name in peer.offers()}
+        fences = {
+            name: fence_of(await workers.accept(peer.session, name)) for name in peer.offers()
+        }
         assert set(fences) == {"kept", "lost"}
         await workers.disconnect(peer.session, clean=False)
         await trio.sleep(20)

@@ -57,7 +57,7 @@ class Peer:
 
     async def heard_all(self) -> bool:
         """Whether it was told nothing more by now: the answer comes behind whatever it was."""
-        return (await self.ask(type="nothing"))["code"] == "UNKNOWN_TYPE"
+        return str((await self.ask(type="nothing")).get("code")) == "UNKNOWN_TYPE"
 
     async def closed(self) -> tuple[int, str]:
         with trio.fail_after(5), pytest.raises(ConnectionClosed) as caught:
@@ -97,7 +97,7 @@ async def status_of(server: Any, task: str) -> str:
 
 async def slots_are_free(server: Any) -> bool:
     found: dict[str, Any] = (await server.client.get("/workers/w")).json()
-    return found["usedSlots"] == 0
+    return bool(found["usedSlots"] == 0)
 
 
 async def offered(peer: Peer, task: str, type_: str = "offer") -> None:

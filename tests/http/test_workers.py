@@ -69,7 +69,7 @@ async def worker_of(server: Any, worker: str = "w") -> dict[str, Any]:
 
 
 async def is_free(server: Any, worker: str = "w") -> bool:
-    return (await worker_of(server, worker))["usedSlots"] == 0
+    return bool((await worker_of(server, worker))["usedSlots"] == 0)
 
 
 async def heartbeat(server: Any, worker: str = "w", **body: Any) -> dict[str, Any]:
