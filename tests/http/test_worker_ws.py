@@ -388,6 +388,42 @@ async def test_a_thousand_messages_and_a_close_are_reaped(server: Any) -> None:
     await until(lambda: not server.runtime.workers.dispatcher.sessions)
 
 
+async def test_declined_is_told_when_it_is_so_and_before_the_task_comes_back(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignments = server.runtime.workers.assignments
+    decline, begun, go_on = assignments.decline, trio.Event(), trio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> bool:
+        begun.set()
+        await go_on.wait()
+        had_it: bool = await decline(*args, **kwargs)
+        return had_it
+
+    monkeypatch.setattr(assignments, "decline", late)
+    async with connected(server, "w") as peer:
+        task, _ = await taken(server, peer)
+        await peer.say(type="decline", taskId=task)
+        await begun.wait()
+        record = await server.runtime.engine.record(task)
+        session = server.runtime.workers.dispatcher.sessions["w"]
+        session.offer(record.task, 1, server.runtime.engine.clock() + 500)
+        told: list[dict[str, Any]] = []
+
+        async def hear() -> None:
+            told.append(await peer.hear())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await wait_all_tasks_blocked(0.02)
+            assert told == []
+            go_on.set()
+        assert told == [{"type": "declined", "taskId": task}]
+        assert await status_of(server, task) == "pending"
+        assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
+        await offered(peer, task)
+
+
 async def test_the_drain_tells_workers_to_come_back(server: Any) -> None:
     async with connected(server, "w") as peer:
         await taken(server, peer)

@@ -284,6 +284,28 @@ async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
             assert trio.current_time() - declined > 0.9
 
 
+async def test_a_worker_that_was_drained_in_one_process_gets_nothing_in_another(
+    redis_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the answer on: also its pull that waits there, whatever hint is under way or lost."""
+    monkeypatch.setattr(Hints, "worker", lambda *_: None)
+    async with two(redis_config) as (one, other):
+        assert one.workers is not None
+        await register(one)
+        got: list[Task | None] = []
+
+        async def wait() -> None:
+            got.append(await pull(other, wait_s=0.3))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await a_pull_waits(other)
+            await one.workers.set_draining("w", draining=True)
+            await other.engine.create(CreateTask(id="t", assign_mode="pull"))
+        assert got == [None]
+        assert await status_of(one, "t") == "pending"
+
+
 async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other(clock: Clock) -> None:
     defaults = WorkerDefaults(heartbeat_interval_ms=500, heartbeat_timeout_ms=2500)
     config = Config(

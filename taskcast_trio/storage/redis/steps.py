@@ -54,7 +54,9 @@ class Steps:
         reply = await self._look(name, task_id, version_of(held), *values)
         if reply[0] == "gone":
             return None
-        return self._record(task_id, reply[1], held), reply[2:]
+        record = self._record(task_id, reply[1], held)
+        self._known.was_read(record)
+        return record, reply[2:]
 
     def _record(self, task_id: str, told: Sequence[Any], held: Held | None) -> TaskRecord:
         record = self._known.record(task_id, told, held)
