@@ -85,6 +85,11 @@ async def pulled(workers: Workers, wait_s: float = 5) -> Task:
     return task
 
 
+def fence_of(task: Task) -> int:
+    assert task.fence is not UNSET
+    return task.fence
+
+
 async def move(runtime: Runtime, task_id: str, status: Any, fence: Any = None) -> Task:
     return await runtime.engine.transition(task_id, Transition(status=status), fence=fence)
 
@@ -116,8 +121,7 @@ async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, 
             CreateTask(id="t", assign_mode="ws-offer", disconnect_policy=policy)
         )
         await trio.sleep(2)
-        fence = (await workers.accept(peer.session, "t")).fence
-        assert fence is not UNSET
+        fence = fence_of(await workers.accept(peer.session, "t"))
         await workers.disconnect(peer.session, clean=clean)
         if clean:
             with pytest.raises(WorkerNotFound):
@@ -144,15 +148,15 @@ async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autoj
         for name in ("kept", "lost"):
             await runtime.engine.create(CreateTask(id=name, assign_mode="ws-offer"))
         await trio.sleep(2)
-        fences = {name: (await workers.accept(peer.session, name)).fence for name in peer.offers()}
+        fences = {
+            name: fence_of(await workers.accept(peer.session, name)) for name in peer.offers()
+        }
         assert set(fences) == {"kept", "lost"}
         await workers.disconnect(peer.session, clean=False)
         await trio.sleep(20)
         again = Peer(workers)
         again.session.name = "again"
-        kept = fences["kept"]
-        assert kept is not UNSET
-        holding = (Holding(task_id="kept", fence=kept),)
+        holding = (Holding(task_id="kept", fence=fences["kept"]),)
         await workers.connect(
             Registration(worker_id="w", tasks=holding, capacity=1), again.session, owner=None
         )
