@@ -19,7 +19,7 @@ from taskcast_trio.server.app import create_app
 from taskcast_trio.server.auth.custom import Authenticate
 from taskcast_trio.server.serve import ServeOptions, serve
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @dataclass
@@ -50,6 +50,10 @@ class Running:
         return await self.client.patch(
             f"/tasks/{task_id}/status", json={"status": status, **fields}
         )
+
+    async def status_of(self, task_id: str) -> str:
+        found: str = (await self.client.get(f"/tasks/{task_id}")).json()["status"]
+        return found
 
     async def finished_stream(self, path: str, **options: Any) -> str:
         """The whole text of a stream that ends by itself."""

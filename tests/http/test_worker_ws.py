@@ -18,6 +18,8 @@ from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
 from taskcast_trio.config.schema import WorkerDefaults
 from taskcast_trio.core.model import CreateTask
 
+AT_ONCE_S = 10
+"""Sooner than what only looks now and then."""
 SECRET = "a secret of the tests, of 32 bytes or more"
 
 
@@ -27,7 +29,7 @@ def config(**defaults: Any) -> Config:
 
 @pytest.fixture
 async def server(start: Any) -> AsyncIterator[Any]:
-    async with start(config(offer_timeout_ms=500, disconnect_grace_ms=600)) as running:
+    async with start(config()) as running:
         yield running
 
 
@@ -41,7 +43,7 @@ class Peer:
     async def say(self, **message: Any) -> None:
         await self.socket.send_message(msgspec.json.encode(message).decode())
 
-    async def hear(self, wait_s: float = 5) -> dict[str, Any]:
+    async def hear(self, wait_s: float = 30) -> dict[str, Any]:
         with trio.fail_after(wait_s):
             while True:
                 told: dict[str, Any] = msgspec.json.decode(await self.socket.get_message())
@@ -49,8 +51,11 @@ class Peer:
                     return told
 
     async def ask(self, **message: Any) -> dict[str, Any]:
+        """The answer; an offer that comes meanwhile is none."""
         await self.say(**message)
-        return await self.hear()
+        while (told := await self.hear())["type"] in ("offer", "available"):
+            pass
+        return told
 
     async def silent(self, wait_s: float) -> bool:
         with trio.move_on_after(wait_s):
@@ -59,7 +64,7 @@ class Peer:
         return True
 
     async def closed(self) -> tuple[int, str]:
-        with trio.fail_after(5), pytest.raises(ConnectionClosed) as caught:
+        with trio.fail_after(30), pytest.raises(ConnectionClosed) as caught:
             while True:
                 await self.socket.get_message()
         assert caught.value.reason is not None
@@ -89,9 +94,13 @@ async def connected(
     await trio.aclose_forcefully(stream)
 
 
-async def status_of(server: Any, task: str) -> str:
-    found: str = (await server.client.get(f"/tasks/{task}")).json()["status"]
-    return found
+async def until_worker(server: Any, what: str) -> None:
+    """Wait until the worker `w` has this status, or is "gone"."""
+    while True:
+        answer = await server.client.get("/workers/w")
+        if what == ("gone" if answer.status_code == 404 else answer.json()["status"]):
+            return
+        await trio.sleep(0.02)
 
 
 async def offered(peer: Peer, task: str, type_: str = "offer") -> None:
@@ -113,13 +122,11 @@ async def test_a_task_that_somebody_else_ends_is_cancelled_at_its_worker_at_once
 ) -> None:
     async with connected(server, "w", matchRule={"taskTypes": ["x"]}) as peer:
         task, fence = await taken(server, peer, type="x")
-        started = trio.current_time()
         await server.move(task, status)
-        told = await peer.hear()
+        told = await peer.hear(AT_ONCE_S)
         reason = "reassigned" if status == "pending" else status
         expected = {"type": "cancel", "taskId": task, "reason": reason, "fence": 1}
         assert told == expected
-        assert trio.current_time() - started < 0.5
         event = {"type": "a", "level": "info"}
         late = await server.client.post(f"/tasks/{task}/events", json=event, headers=fence)
         code = "stale_fence" if status == "pending" else "task_cancelled"
@@ -163,16 +170,17 @@ async def test_no_cancel_for_an_open_offer_nor_for_a_lost_race(server: Any) -> N
         assert (told["type"], told["code"]) == ("error", "not_pending")
 
 
-async def test_an_offer_that_nobody_accepts_moves_to_the_next_one(server: Any) -> None:
+async def test_an_offer_that_nobody_accepts_moves_to_the_next_one(start: Any) -> None:
     async with (
+        start(config(offer_timeout_ms=500)) as server,
         connected(server, "a", weight=90) as a,
         connected(server, "b", weight=10) as b,
     ):
+        started_ms = server.runtime.engine.clock()
         task = await server.task(assignMode="ws-offer")
         await offered(a, task)
-        started = trio.current_time()
         await offered(b, task)
-        assert 0.3 < trio.current_time() - started < 2
+        assert server.runtime.engine.clock() - started_ms >= 500
         assert (await b.ask(type="accept", taskId=task))["type"] == "assigned"
         assert (await a.ask(type="accept", taskId=task))["code"] == "not_pending"
 
@@ -190,14 +198,12 @@ async def test_what_waited_goes_out_a_second_after_a_worker_comes_and_at_once_wh
     server: Any,
 ) -> None:
     tasks = [await server.task(assignMode="ws-offer") for _ in range(3)]
+    started = trio.current_time()
     async with connected(server, "w", capacity=1) as peer:
-        started = trio.current_time()
         for expected in tasks:
-            await offered(peer, expected)
-            waited = trio.current_time() - started
-            assert (0.8 if expected == tasks[0] else 0) <= waited < 2.5
+            assert (await peer.hear(AT_ONCE_S))["taskId"] == expected
+            assert trio.current_time() - started >= 1
             await peer.ask(type="accept", taskId=expected)
-            started = trio.current_time()
             await server.move(expected, "cancelled")
             assert (await peer.hear())["type"] == "cancel"
 
@@ -205,47 +211,65 @@ async def test_what_waited_goes_out_a_second_after_a_worker_comes_and_at_once_wh
 @pytest.mark.parametrize("policy", ["reassign", "fail", "mark", None])
 @pytest.mark.parametrize("clean", [True, False])
 async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(
-    server: Any, policy: str | None, clean: bool
+    start: Any, policy: str | None, clean: bool
 ) -> None:
     fields = {} if policy is None else {"disconnectPolicy": policy}
-    async with connected(server, "w") as peer:
+    grace_ms = 600
+    async with (
+        start(config(disconnect_grace_ms=grace_ms)) as server,
+        connected(server, "w") as peer,
+    ):
         task, fence = await taken(server, peer, **fields)
+        left_ms = server.runtime.engine.clock()
         if clean:
             await peer.socket.aclose()
         else:
             peer.vanish()
-        await trio.sleep(0.2)
-        answer = await server.client.get("/workers/w")
-        if clean:
-            assert answer.status_code == 404
+        await until_worker(server, "gone")
+        if policy == "mark":
+            await trio.sleep(grace_ms / 1000)
+            assert await server.status_of(task) == "assigned"
         else:
-            assert answer.json()["status"] == "offline"
-        assert await status_of(server, task) == "assigned", "the grace is not over"
-        with trio.fail_after(5):
-            while (await server.client.get("/workers/w")).status_code == 200:  # noqa: ASYNC110
-                await trio.sleep(0.05)
-        await trio.sleep(0.6 if clean else 0.2)
-        expected = {"fail": "failed", "mark": "assigned"}.get(policy or "", "pending")
-        assert await status_of(server, task) == expected
+            expected = "failed" if policy == "fail" else "pending"
+            while await server.status_of(task) != expected:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+            found = (await server.client.get(f"/tasks/{task}")).json()
+            assert found["updatedAt"] >= left_ms + grace_ms
         event = {"type": "a", "level": "info"}
         late = await server.client.post(f"/tasks/{task}/events", json=event, headers=fence)
         assert late.status_code == (201 if policy == "mark" else 409)
 
 
-async def test_a_worker_that_comes_back_in_time_keeps_what_it_names(server: Any) -> None:
+@pytest.mark.parametrize("clean", [True, False])
+async def test_who_says_that_it_leaves_is_gone_at_once_and_who_vanishes_is_offline_first(
+    server: Any, clean: bool
+) -> None:
     async with connected(server, "w") as peer:
-        kept, fence = await taken(server, peer)
-        lost, _ = await taken(server, peer)
-        peer.vanish()
-    await trio.sleep(0.2)
-    holding = [{"taskId": kept, "fence": int(fence["Taskcast-Fence"])}]
-    async with connected(server, "w", tasks=holding, capacity=1) as peer:
-        assert await status_of(server, lost) == "pending"
-        await trio.sleep(1.2)
-        answer = await server.client.patch(
-            f"/tasks/{kept}/status", json={"status": "running"}, headers=fence
-        )
-        assert answer.status_code == 200
+        task, _ = await taken(server, peer)
+        if clean:
+            await peer.socket.aclose()
+        else:
+            peer.vanish()
+        await until_worker(server, "gone" if clean else "offline")
+        assert await server.status_of(task) == "assigned", "the grace is not over"
+
+
+async def test_a_worker_that_comes_back_in_time_keeps_what_it_names(start: Any) -> None:
+    grace_s = 4
+    async with start(config(disconnect_grace_ms=grace_s * 1000)) as server:
+        async with connected(server, "w") as peer:
+            kept, fence = await taken(server, peer)
+            lost, _ = await taken(server, peer)
+            peer.vanish()
+        await until_worker(server, "offline")
+        holding = [{"taskId": kept, "fence": int(fence["Taskcast-Fence"])}]
+        async with connected(server, "w", tasks=holding, capacity=1):
+            assert await server.status_of(lost) == "pending"
+            await trio.sleep(grace_s)
+            answer = await server.client.patch(
+                f"/tasks/{kept}/status", json={"status": "running"}, headers=fence
+            )
+            assert answer.status_code == 200
 
 
 async def test_the_same_id_on_another_connection_replaces_the_first(server: Any) -> None:
@@ -267,7 +291,7 @@ async def test_who_is_silent_for_too_long_is_cut(start: Any) -> None:
     async with start(config(heartbeat_interval_ms=100, heartbeat_timeout_ms=400)) as server:
         async with connected(server, "w") as peer:
             assert (await peer.closed())[0] == 1008
-            assert (await server.client.get("/workers/w")).json()["status"] == "offline"
+            await until_worker(server, "offline")
         async with connected(server) as peer:
             assert (await peer.closed())[0] == 1008, "a connection that never registers"
 
@@ -296,7 +320,7 @@ async def test_a_worker_that_does_not_read_is_cut_and_costs_the_others_nothing(
             nursery.start_soon(shout)
             for _ in range(5):
                 await taken(server, peer)
-            with trio.fail_after(15):
+            with trio.fail_after(45):
                 await cut.wait()
 
 
@@ -386,7 +410,7 @@ async def test_a_thousand_messages_and_a_close_are_reaped(server: Any) -> None:
             await peer.say(type="pong")
         await peer.say(type="drain")
         peer.vanish()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while server.runtime.workers.dispatcher.sessions:  # noqa: ASYNC110
             await trio.sleep(0.05)
 
@@ -407,7 +431,7 @@ async def test_a_token_is_for_its_own_worker_and_ends_its_connection(start: Any)
             return {"Authorization": f"Bearer {token}"}
 
         now_s = server.runtime.engine.clock() / 1000
-        async with connected(server, headers=bearer(workerId="w", exp=now_s + 2)) as peer:
+        async with connected(server, headers=bearer(workerId="w", exp=now_s + 4)) as peer:
             told = await peer.ask(type="register", workerId="v")
             assert (told["type"], told["code"]) == ("error", "forbidden")
             assert (await peer.ask(type="register"))["workerId"] == "w"
