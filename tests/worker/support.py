@@ -36,7 +36,7 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
             worker.stop()
 
 
-async def becomes(server: Any, task: str, status: str, wait_s: float = 10) -> dict[str, Any]:
+async def becomes(server: Any, task: str, status: str, wait_s: float = 30) -> dict[str, Any]:
     """The task, once it has this status."""
     with trio.fail_after(wait_s):
         while True:

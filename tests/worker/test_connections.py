@@ -47,7 +47,7 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
         await server.client.post(f"/workers/tasks/{task}/decline", json=decline)
         await becomes(server, task, "pending")
         go_on.set()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert why[0] == "reassigned"
@@ -58,7 +58,7 @@ async def test_of_a_task_that_comes_back_to_its_worker_only_the_former_run_is_st
     server: Any,
 ) -> None:
     """What is to be stopped the server says by the task, and both runs are of the same."""
-    worker = worker_of(server.url, "pull", heartbeat_s=2.0, worker_id="w")
+    worker = worker_of(server.url, "pull", heartbeat_s=1.5, worker_id="w")
     ends: list[str | None] = []
     begun, go_on = trio.Event(), trio.Event()
 
@@ -73,10 +73,11 @@ async def test_of_a_task_that_comes_back_to_its_worker_only_the_former_run_is_st
     async with working(worker):
         task = await server.task(assignMode="pull")
         await begun.wait()
-        await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "w"})
         begun = trio.Event()
+        await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "w"})
         await begun.wait()
-        await trio.sleep(2.5)  # a heartbeat
+        while not ends:  # noqa: ASYNC110
+            await trio.sleep(0.01)
         go_on.set()
         await becomes(server, task, "completed")
     assert ends == ["reassigned", None]
@@ -96,7 +97,7 @@ async def test_a_worker_that_the_server_forgot_comes_back_with_its_tasks(server:
         task = await server.task(assignMode="pull")
         await begun.wait()
         await server.client.delete("/workers/w")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while (await server.client.get("/workers/w")).status_code != 200:  # noqa: ASYNC110
                 await trio.sleep(0.02)
         await trio.sleep(1)
@@ -161,11 +162,11 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
         await begun.wait()
         relay.through = False
         cut_at = trio.current_time()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert why[0][0] == "lease_ended"
-        assert why[0][1] - cut_at < 2.5
+        assert why[0][1] - cut_at < 4
         await becomes(server, task, "pending")
         nursery.cancel_scope.cancel()
 
@@ -223,11 +224,9 @@ async def test_what_was_answered_and_not_heard_is_not_done_twice(server: Any, lo
     assert len(await events_of(server, task, "taskcast:status")) == 2
 
 
-async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves(
-    server: Any,
-) -> None:
-    relay = Relay(server.port)
-    async with trio.open_nursery() as nursery:
+async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves() -> None:
+    async with start_server(config()) as server, trio.open_nursery() as nursery:
+        relay = Relay(server.port)
         await nursery.start(relay.run)
         relay.lose = b"GET /workers/pull"
         worker = worker_of(relay.url, "pull")
@@ -238,23 +237,23 @@ async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves(
         await nursery.start(worker.run)
         task = await server.task(assignMode="pull")
         await becomes(server, task, "assigned")
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not relay.lost:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         worker.stop()
-        await becomes(server, task, "pending", wait_s=2)
+        await becomes(server, task, "pending")
         nursery.cancel_scope.deadline = trio.current_time() + 1
 
 
 async def test_a_worker_with_busy_handlers_stays_known(mode: str) -> None:
-    """The server cuts who says nothing for 0.6 s."""
-    defaults = {"heartbeat_interval_ms": 200, "heartbeat_timeout_ms": 600}
+    """The server cuts who says nothing for 1.5 s."""
+    defaults = {"heartbeat_interval_ms": 500, "heartbeat_timeout_ms": 1500}
     async with start_server(config(**defaults, disconnect_grace_ms=100)) as server:
         worker = worker_of(server.url, mode, heartbeat_s=None)
 
         @worker.task()
         async def handler(run: Run) -> None:
-            until = trio.current_time() + 2
+            until = trio.current_time() + 4
             while trio.current_time() < until:
                 await run.emit("tick")
 
@@ -269,7 +268,7 @@ async def test_an_idle_worker_stays_known_where_only_the_timeout_was_made_shorte
     mode: str,
 ) -> None:
     """The interval stays at its 30 s: nobody may have to keep silent for longer than is allowed."""
-    async with start_server(config(heartbeat_timeout_ms=900, disconnect_grace_ms=100)) as server:
+    async with start_server(config(heartbeat_timeout_ms=1500, disconnect_grace_ms=100)) as server:
         worker = worker_of(server.url, mode, heartbeat_s=None, worker_id="w")
 
         @worker.task()
@@ -278,7 +277,7 @@ async def test_an_idle_worker_stays_known_where_only_the_timeout_was_made_shorte
         async with working(worker):
             came = (await server.client.get("/workers/w")).json()["connectedAt"]
             for _ in range(20):
-                await trio.sleep(0.1)
+                await trio.sleep(0.2)
                 shown = (await server.client.get("/workers/w")).json()
                 assert (shown.get("status"), shown.get("connectedAt")) == ("idle", came)
 
@@ -301,7 +300,7 @@ async def test_a_worker_speaks_tls(mode: str, tmp_path: Path) -> None:
         async with working(worker):
             engine = server.runtime.engine
             task = await engine.create(CreateTask(assign_mode=MODES[mode]))  # type: ignore[arg-type]
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while (await engine.get(task.id)).status != "completed":  # noqa: ASYNC110
                     await trio.sleep(0.02)
 
@@ -316,7 +315,7 @@ async def test_a_worker_whose_token_is_not_taken_raises(mode: str) -> None:
             @worker.task()
             async def nothing(run: Run) -> None: ...
 
-            with trio.fail_after(5), pytest.raises(error):
+            with trio.fail_after(30), pytest.raises(error):
                 await worker.run()
         scopes = ["worker:connect", "task:manage", "event:publish", "event:subscribe"]
         token = jwt.encode({"sub": "x", "scope": scopes, "workerId": "mine"}, SECRET, "HS256")
@@ -343,7 +342,7 @@ async def test_a_server_without_workers_is_told_apart_from_one_that_is_away(mode
         @worker.task()
         async def nothing(run: Run) -> None: ...
 
-        with trio.fail_after(5), pytest.raises(NotFound):
+        with trio.fail_after(30), pytest.raises(NotFound):
             await worker.run()
 
 
@@ -369,7 +368,7 @@ async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str, list
     """Nobody is there, or somebody who never says a word."""
     relay = Relay(free_port())
     relay.through = False
-    with trio.fail_after(3):
+    with trio.fail_after(15):
         async with trio.open_nursery() as nursery:
             await nursery.start(relay.run)
             url = relay.url if listens else f"http://127.0.0.1:{free_port()}"

