@@ -22,6 +22,7 @@ from taskcast_trio.core.errors import StaleFence
 from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.core.model import CreateTask, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
+from taskcast_trio.engine.workers import crew
 from taskcast_trio.engine.workers.asked import Holding, Registration
 from taskcast_trio.engine.workers.hints import Hints
 from taskcast_trio.engine.workers.parties import Session
@@ -87,7 +88,7 @@ async def status_of(runtime: Runtime, task_id: str) -> str:
 
 
 async def becomes(runtime: Runtime, task_id: str, status: str) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_S):
         while await status_of(runtime, task_id) != status:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
@@ -127,7 +128,7 @@ async def test_a_worker_that_does_not_come_back_loses_its_tasks_after_the_grace(
     async with on_sqlite(path, clock) as runtime:
         assert runtime.workers is not None
         loop = runtime.workers._loops["lease"]
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while (await runtime.workers.get("w")).status != "offline":  # noqa: ASYNC110
                 await trio.sleep(0.05)
         assert await status_of(runtime, "a") == "assigned"
@@ -178,24 +179,30 @@ async def two(config: Config) -> AsyncIterator[tuple[Runtime, Runtime]]:
             yield one, other
 
 
+@pytest.fixture
+def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not the look of each second that finds anything."""
+    monkeypatch.setattr(crew, "LOOK_AROUND_S", 3600.0)
+    monkeypatch.setattr(crew, "LOOK_AGAIN_SHARED_S", 3600.0)
+
+
+async def until_waiting(runtime: Runtime) -> None:
+    """Wait until a pull waits for a task."""
+    assert runtime.workers is not None
+    while not runtime.workers.dispatcher.waiters:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+
+
 async def test_a_pull_is_woken_at_once_by_a_task_that_another_process_creates(
-    redis_config: Config,
+    told_only: None, redis_config: Config
 ) -> None:
     async with two(redis_config) as (one, other):
         await register(one)
         for n in range(3):
-            got: list[float] = []
             async with trio.open_nursery() as nursery:
-
-                async def wait() -> None:
-                    await pulled(one)
-                    got.append(trio.current_time())  # noqa: B023
-
-                nursery.start_soon(wait)
-                await trio.sleep(0.5)
-                created = trio.current_time()
+                nursery.start_soon(pulled, one)
+                await until_waiting(one)
                 await other.engine.create(CreateTask(id=f"t{n}", assign_mode="pull"))
-            assert got[0] - created < 0.9, "it was not the look of each second that woke it"
 
 
 async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
@@ -208,7 +215,7 @@ async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
         got: list[Task | None] = []
 
         async def wait(runtime: Runtime) -> None:
-            got.append(await pull(runtime, wait_s=1.5))
+            got.append(await pull(runtime, wait_s=4))
 
         async with trio.open_nursery() as nursery:
             for n in range(16):
@@ -221,13 +228,13 @@ async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
         # A slot that is freed in one process serves who waits in the other.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait, runtimes[1])
-            await trio.sleep(0.3)
+            await until_waiting(runtimes[1])
             await runtimes[0].engine.transition(tasks[0].id, Transition(status="cancelled"))
         assert got[-1] is not None
 
 
 async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_there(
-    redis_config: Config,
+    told_only: None, redis_config: Config
 ) -> None:
     async with two(redis_config) as (one, other):
         said, heard = trio.open_memory_channel[dict[str, Any]](100)
@@ -240,16 +247,11 @@ async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_t
             session,
             owner=None,
         )
-        started = trio.current_time()
         await other.engine.create(CreateTask(id="t", type="x", assign_mode="ws-offer"))
         assert (await heard.receive())["type"] == "offer"
         await one.workers.accept(session, "t")
-        await trio.sleep(0.3)
-        cancelled = trio.current_time()
         await other.engine.transition("t", Transition(status="cancelled"))
         assert (await heard.receive())["reason"] == "cancelled"
-        assert trio.current_time() - cancelled < 0.9
-        assert cancelled - started < 2
         await one.workers.disconnect(session, clean=True)
 
 
@@ -264,10 +266,10 @@ async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
         await pulled(one)
         for holder, asker in ((one, other), (other, one)) * 2:
             assert holder.workers is not None
-            await holder.workers.decline("w", "t", blacklist=False)
             declined = trio.current_time()
+            await holder.workers.decline("w", "t", blacklist=False)
             await pulled(asker)
-            assert trio.current_time() - declined > 0.9
+            assert trio.current_time() - declined > 0.99
 
 
 async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> None:
