@@ -51,10 +51,6 @@ class Running:
             f"/tasks/{task_id}/status", json={"status": status, **fields}
         )
 
-    async def status_of(self, task_id: str) -> str:
-        found: str = (await self.client.get(f"/tasks/{task_id}")).json()["status"]
-        return found
-
     async def finished_stream(self, path: str, **options: Any) -> str:
         """The whole text of a stream that ends by itself."""
         answer = await self.client.get(path, **options)

@@ -12,11 +12,14 @@ import msgspec
 import pytest
 import trio
 from msgspec import Raw
+from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
 from taskcast_trio.core.model import CreateTask
+
+from ..waiting import until
 
 AT_ONCE_S = 10
 """Sooner than what only looks now and then."""
@@ -51,17 +54,13 @@ class Peer:
                     return told
 
     async def ask(self, **message: Any) -> dict[str, Any]:
-        """The answer; an offer that comes meanwhile is none."""
         await self.say(**message)
-        while (told := await self.hear())["type"] in ("offer", "available"):
-            pass
-        return told
+        return await self.hear()
 
-    async def silent(self, wait_s: float) -> bool:
-        with trio.move_on_after(wait_s):
-            await self.socket.get_message()
-            return False
-        return True
+    async def heard_all(self) -> bool:
+        """Whether it was told nothing more by now: the answer comes behind whatever it was."""
+        told = await self.ask(type="nothing")
+        return bool(told["code"] == "UNKNOWN_TYPE")
 
     async def closed(self) -> tuple[int, str]:
         with trio.fail_after(30), pytest.raises(ConnectionClosed) as caught:
@@ -94,13 +93,14 @@ async def connected(
     await trio.aclose_forcefully(stream)
 
 
-async def until_worker(server: Any, what: str) -> None:
-    """Wait until the worker `w` has this status, or is "gone"."""
-    while True:
-        answer = await server.client.get("/workers/w")
-        if what == ("gone" if answer.status_code == 404 else answer.json()["status"]):
-            return
-        await trio.sleep(0.02)
+async def status_of(server: Any, task: str) -> str:
+    found: str = (await server.client.get(f"/tasks/{task}")).json()["status"]
+    return found
+
+
+async def slots_are_free(server: Any) -> bool:
+    found: dict[str, Any] = (await server.client.get("/workers/w")).json()
+    return bool(found["usedSlots"] == 0)
 
 
 async def offered(peer: Peer, task: str, type_: str = "offer") -> None:
@@ -146,8 +146,8 @@ async def test_a_deleted_task_is_cancelled_too_and_what_the_worker_ends_itself_i
                 f"/tasks/{task}/status", json={"status": status}, headers=fence
             )
             assert answer.json()["assignedWorker"] == "w"
-        assert await peer.silent(0.3)
-        assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
+        assert await peer.heard_all()
+        await until(lambda: slots_are_free(server))
 
 
 async def test_no_cancel_for_an_open_offer_nor_for_a_lost_race(server: Any) -> None:
@@ -160,12 +160,11 @@ async def test_no_cancel_for_an_open_offer_nor_for_a_lost_race(server: Any) -> N
         assert lost == {"type": "claimed", "taskId": task, "success": False}
         await server.move(task, "cancelled")
         assert (await a.hear())["type"] == "cancel"
-        assert await b.silent(0.2)
+        assert await b.heard_all()
     async with connected(server, "c", capacity=1) as c:
         task = await server.task(assignMode="ws-offer")
         await offered(c, task)
         await server.move(task, "cancelled")
-        assert await c.silent(0.2)
         told = await c.ask(type="accept", taskId=task)
         assert (told["type"], told["code"]) == ("error", "not_pending")
 
@@ -181,8 +180,12 @@ async def test_an_offer_that_nobody_accepts_moves_to_the_next_one(start: Any) ->
         await offered(a, task)
         await offered(b, task)
         assert server.runtime.engine.clock() - started_ms >= 500
-        assert (await b.ask(type="accept", taskId=task))["type"] == "assigned"
-        assert (await a.ask(type="accept", taskId=task))["code"] == "not_pending"
+        for peer, answer in ((b, "assigned"), (a, "error")):
+            told = await peer.ask(type="accept", taskId=task)
+            while told["type"] == "offer":  # once more, where it took its time
+                told = await peer.hear()
+            assert told["type"] == answer
+        assert told["code"] == "not_pending"
 
 
 async def test_an_offer_reserves_nothing_and_capacity_is_never_exceeded(server: Any) -> None:
@@ -208,64 +211,40 @@ async def test_what_waited_goes_out_a_second_after_a_worker_comes_and_at_once_wh
             assert (await peer.hear())["type"] == "cancel"
 
 
-@pytest.mark.parametrize("policy", ["reassign", "fail", "mark", None])
-@pytest.mark.parametrize("clean", [True, False])
-async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(
-    start: Any, policy: str | None, clean: bool
-) -> None:
-    fields = {} if policy is None else {"disconnectPolicy": policy}
-    grace_ms = 600
-    async with (
-        start(config(disconnect_grace_ms=grace_ms)) as server,
-        connected(server, "w") as peer,
-    ):
-        task, fence = await taken(server, peer, **fields)
-        left_ms = server.runtime.engine.clock()
-        if clean:
-            await peer.socket.aclose()
-        else:
-            peer.vanish()
-        await until_worker(server, "gone")
-        if policy == "mark":
-            await trio.sleep(grace_ms / 1000)
-            assert await server.status_of(task) == "assigned"
-        else:
-            expected = "failed" if policy == "fail" else "pending"
-            while await server.status_of(task) != expected:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-            found = (await server.client.get(f"/tasks/{task}")).json()
-            assert found["updatedAt"] >= left_ms + grace_ms
-        event = {"type": "a", "level": "info"}
-        late = await server.client.post(f"/tasks/{task}/events", json=event, headers=fence)
-        assert late.status_code == (201 if policy == "mark" else 409)
+async def is_offline(server: Any) -> bool:
+    found: dict[str, Any] = (await server.client.get("/workers/w")).json()
+    return found.get("status") == "offline"
 
 
-@pytest.mark.parametrize("clean", [True, False])
-async def test_who_says_that_it_leaves_is_gone_at_once_and_who_vanishes_is_offline_first(
-    server: Any, clean: bool
+async def test_who_says_that_it_leaves_is_gone_at_once_and_who_does_not_is_offline(
+    start: Any,
 ) -> None:
-    async with connected(server, "w") as peer:
-        task, _ = await taken(server, peer)
-        if clean:
-            await peer.socket.aclose()
-        else:
+    async with start(config()) as server:
+        async with connected(server, "w") as peer:
+            await taken(server, peer)
             peer.vanish()
-        await until_worker(server, "gone" if clean else "offline")
-        assert await server.status_of(task) == "assigned", "the grace is not over"
+            await until(lambda: is_offline(server))
+        async with connected(server, "v") as peer:
+            await taken(server, peer)
+            await peer.socket.aclose()
+
+            async def is_gone() -> bool:
+                answer = await server.client.get("/workers/v")
+                return bool(answer.status_code == 404)
+
+            await until(is_gone)
 
 
 async def test_a_worker_that_comes_back_in_time_keeps_what_it_names(start: Any) -> None:
-    grace_s = 4
-    async with start(config(disconnect_grace_ms=grace_s * 1000)) as server:
+    async with start(config()) as server:
         async with connected(server, "w") as peer:
             kept, fence = await taken(server, peer)
             lost, _ = await taken(server, peer)
             peer.vanish()
-        await until_worker(server, "offline")
+            await until(lambda: is_offline(server))
         holding = [{"taskId": kept, "fence": int(fence["Taskcast-Fence"])}]
         async with connected(server, "w", tasks=holding, capacity=1):
-            assert await server.status_of(lost) == "pending"
-            await trio.sleep(grace_s)
+            assert await status_of(server, lost) == "pending"
             answer = await server.client.patch(
                 f"/tasks/{kept}/status", json={"status": "running"}, headers=fence
             )
@@ -291,7 +270,7 @@ async def test_who_is_silent_for_too_long_is_cut(start: Any) -> None:
     async with start(config(heartbeat_interval_ms=100, heartbeat_timeout_ms=400)) as server:
         async with connected(server, "w") as peer:
             assert (await peer.closed())[0] == 1008
-            await until_worker(server, "offline")
+            await until(lambda: is_offline(server))
         async with connected(server) as peer:
             assert (await peer.closed())[0] == 1008, "a connection that never registers"
 
@@ -332,7 +311,7 @@ async def test_a_worker_that_reads_slowly_is_not_cut_by_what_it_may_claim(start:
             await server.runtime.engine.create(
                 CreateTask(id=f"t{number}", assign_mode="ws-race", params=Raw(b'{"p":%b}' % params))
             )
-        await trio.sleep(0.5)
+        await wait_all_tasks_blocked(0.01)
         claimed = await peer.ask(type="claim", taskId="t999")
         while claimed["type"] == "available":
             claimed = await peer.hear()
@@ -410,9 +389,34 @@ async def test_a_thousand_messages_and_a_close_are_reaped(server: Any) -> None:
             await peer.say(type="pong")
         await peer.say(type="drain")
         peer.vanish()
-    with trio.fail_after(30):
-        while server.runtime.workers.dispatcher.sessions:  # noqa: ASYNC110
-            await trio.sleep(0.05)
+    await until(lambda: not server.runtime.workers.dispatcher.sessions)
+
+
+async def test_declined_is_told_when_it_is_so_and_before_the_task_comes_back(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignments = server.runtime.workers.assignments
+    decline, begun, go_on = assignments.decline, trio.Event(), trio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> bool:
+        begun.set()
+        await go_on.wait()
+        had_it: bool = await decline(*args, **kwargs)
+        return had_it
+
+    monkeypatch.setattr(assignments, "decline", late)
+    async with connected(server, "w") as peer:
+        task, _ = await taken(server, peer)
+        await peer.say(type="decline", taskId=task)
+        await begun.wait()
+        record = await server.runtime.engine.record(task)
+        session = server.runtime.workers.dispatcher.sessions["w"]
+        session.offer(record.task, 1, server.runtime.engine.clock() + 500)
+        go_on.set()
+        assert await peer.hear() == {"type": "declined", "taskId": task}
+        assert await status_of(server, task) == "pending"
+        assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
+        await offered(peer, task)
 
 
 async def test_the_drain_tells_workers_to_come_back(server: Any) -> None:
@@ -439,6 +443,16 @@ async def test_a_token_is_for_its_own_worker_and_ends_its_connection(start: Any)
                 told = await other.ask(type="register", workerId="w")
                 assert (told["type"], told["code"]) == ("error", "forbidden")
             assert await peer.closed() == (1008, "token_expired")
+
+
+async def test_a_worker_too_many_is_refused_and_its_connection_stays(start: Any) -> None:
+    full = Config(workers=Workers(enabled=True), limits=Limits(workers=1))
+    async with start(full) as server, connected(server, "w"), connected(server) as other:
+        told = await other.ask(type="register", workerId="other")
+        assert (told["type"], told["code"]) == ("error", "rate_limited")
+        assert (await server.client.delete("/workers/w")).status_code == 204
+        told = await other.ask(type="register", workerId="other")
+        assert told == {"type": "registered", "workerId": "other"}
 
 
 async def test_a_task_that_was_claimed_without_room_is_told_again_when_there_is_room(
