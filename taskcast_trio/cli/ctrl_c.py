@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import TypeVar
 
@@ -49,14 +50,16 @@ def run_on_trio(work: Callable[[], Awaitable[T]]) -> T:
                 raise KeyboardInterrupt
             token.run_sync_soon(scope.cancel)
 
+        # In the background of a script it is ignored, and stays so. A thread beside hears nothing.
+        hears = before != signal.SIG_IGN and current_thread() is main_thread()
         with trio.CancelScope() as scope:
-            # In the background of a script it is ignored, and it stays so.
-            if before != signal.SIG_IGN:
+            if hears:
                 signal.signal(signal.SIGINT, interrupt)
             try:
                 found = await work()
             finally:
-                signal.signal(signal.SIGINT, before)
+                if hears:
+                    signal.signal(signal.SIGINT, before)
         if interrupted:
             raise KeyboardInterrupt
         return found
