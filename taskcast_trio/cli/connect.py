@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import click
 
+from taskcast_trio.cli.ctrl_c import run_on_trio
 from taskcast_trio.cli.failures import Failed, failure_of, proxies
 from taskcast_trio.cli.nodes import nodes_file, read_nodes
 from taskcast_trio.cli.output import Out
@@ -102,8 +103,6 @@ def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) ->
 
     Ctrl-C cancels it, and is raised again.
     """
-    import trio
-
     from taskcast_trio.client import AsyncTaskcastClient
     from taskcast_trio.client.transport import limits
 
@@ -116,7 +115,7 @@ def talk(server: Server, work: Callable[[AsyncTaskcastClient], Awaitable[T]]) ->
             return await work(client)
 
     with explained(server):
-        return trio.run(main)
+        return run_on_trio(main)
 
 
 @contextmanager

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import click
 
 from taskcast_trio import __version__
 from taskcast_trio.cli.connect import explained, new_http, server_options
+from taskcast_trio.cli.ctrl_c import run_on_trio
 from taskcast_trio.cli.failures import (
     DENIED,
     FAILED,
@@ -66,8 +68,6 @@ def doctor(ctx: click.Context, server: Server, out: Out) -> None:
 
     Exit status: 0 unless something failed; warnings do not count.
     """
-    import trio
-
     found: list[Check] = []
 
     def tell(check: Check) -> None:
@@ -77,7 +77,7 @@ def doctor(ctx: click.Context, server: Server, out: Out) -> None:
             out.say(f"{state}{check.name:<10}{check.text}")
 
     with explained(server):
-        trio.run(examine, server, tell)
+        run_on_trio(partial(examine, server, tell))
     failed = [check for check in found if check.state == "failed"]
     if out.as_json:
         checks = [{"name": c.name, "state": c.state, "text": c.text} for c in found]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast, get_args
 import click
 
 from taskcast_trio.cli.connect import Command, server_options, talk
+from taskcast_trio.cli.ctrl_c import writing
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.server import Server
 from taskcast_trio.core.model import Level
@@ -225,8 +226,9 @@ def _view(out: Out, with_task: bool) -> Iterator[View]:
 
 
 def _put(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    with writing():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 async def _settle(view: View) -> None:

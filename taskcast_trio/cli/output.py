@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TextIO
 import click
 import msgspec
 
+from taskcast_trio.cli.ctrl_c import writing
 from taskcast_trio.cli.failures import printable
 
 EMPTY: Final = "-"
@@ -134,8 +135,9 @@ def is_terminal(stream: TextIO | None) -> bool:
 def write(text: bytes) -> None:
     """Write bytes to stdout, and let them go at once."""
     if sys.stdout:
-        sys.stdout.buffer.write(text)
-        sys.stdout.buffer.flush()
+        with writing():
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
 
 
 def write_json(value: object) -> None:

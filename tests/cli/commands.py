@@ -20,7 +20,7 @@ import trio
 
 COMMAND: Final = [sys.executable, "-m", "taskcast_trio"]
 ROOT: Final = Path(__file__).parents[2]
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 60.0
 COLUMNS: Final = 60
 
 

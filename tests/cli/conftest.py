@@ -12,11 +12,15 @@ from click.testing import CliRunner
 
 
 @pytest.fixture(autouse=True, scope="session")
-def hang_up() -> Iterator[None]:
-    """What is started is told of a hang-up, also where these tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals() -> Iterator[None]:
+    """What is started is told of a hang-up and of Ctrl-C, also where these tests run under nohup or
+    in the background of a script.
+    """
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.fixture

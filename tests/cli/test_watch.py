@@ -19,7 +19,7 @@ import trio
 
 from tests.integration.fleet import fleet
 
-from .commands import COMMAND, command, environment, piped, terminal
+from .commands import COMMAND, PATIENCE_S, command, environment, piped, terminal
 
 FAST = ("--sse-retry-ms", "300")
 
@@ -39,7 +39,7 @@ class Publisher:
     """Makes tasks and publishes to them over HTTP."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url)
+        self._http = httpx.AsyncClient(base_url=url, timeout=PATIENCE_S)
 
     async def __aenter__(self) -> Publisher:
         return self
@@ -180,7 +180,7 @@ async def test_it_ends_with_its_reader_though_nothing_more_comes(
     async with Publisher(url) as publisher:
         with suppress(httpx.HTTPStatusError):  # it is there from the first of these tests
             await publisher.create("idle")
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_S):
         done = await trio.run_process(
             ["bash", "-c", '"$@" | head -1; exit ${PIPESTATUS[0]}', "-", *COMMAND, *what],
             env=env,

@@ -14,8 +14,8 @@ import pytest
 
 from .blocks import ROOT, blocks_of, end, free_port, until
 
-PATIENCE_S = 20
-PROMPT_S = 5.0
+PATIENCE_S = 60
+PROMPT_S = 15.0
 """Within what time a site ends that has nothing to wait for."""
 
 

@@ -19,7 +19,7 @@ from taskcast_trio.server.app import create_app
 from taskcast_trio.server.auth.custom import Authenticate
 from taskcast_trio.server.serve import ServeOptions, serve
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 @dataclass

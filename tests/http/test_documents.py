@@ -34,7 +34,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.parametrize("code", [code for code in blocks("python") if "open_engine" in code])
 async def test_a_python_block_runs(code: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         done = await trio.run_process(
             [sys.executable, "-c", code], capture_stdout=True, capture_stderr=True
         )
@@ -91,7 +91,7 @@ async def test_a_token_a_ticket_and_a_stream_are_three_lines() -> None:
 
 async def test_the_example_of_a_web_page_follows_with_tickets() -> None:
     example = [sys.executable, str(ROOT / "examples" / "browser_page.py")]
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         site = await trio.lowlevel.open_process(
             [*example, "--port", "0", "--pace", "0"], stdout=subprocess.PIPE
         )

@@ -23,7 +23,7 @@ from trio_websocket import wrap_client_stream
 
 import taskcast_trio
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 BODY_LIMIT = 20_000
 
 JWT_SECRET = "planted-jwt-secret-of-32-bytes-or-more"

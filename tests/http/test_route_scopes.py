@@ -26,7 +26,7 @@ CONFIG = Config(
     workers=Workers(enabled=True),
     trusted_services=(TrustedService(name="service", key=Secret(SERVICE_KEY)),),
 )
-PATIENCE_S = 10
+PATIENCE_S = 60
 PUBLIC = re.compile(r"/|/health(/.*)?|/openapi\.json|/docs(/.*)?|/admin/[a-z]+")
 """The paths that ask nobody for a token: a list of its own, so that the table can't extend it."""
 NOT_ROUTES = {"HEAD", "OPTIONS"}  # HEAD is GET without a body; OPTIONS is an unknown path

@@ -29,7 +29,7 @@ CONFIG = Config(
         ),
     ),
 )
-PATIENCE_S = 10
+PATIENCE_S = 60
 
 EVENT = {"type": "a", "level": "info"}
 HOOK = {"url": "https://hooks.example/", "secret": "planted-webhook-secret"}

@@ -14,6 +14,7 @@ import trio
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
 from taskcast_trio.config.schema import Limits, WorkerDefaults
+from taskcast_trio.engine.workers import crew
 
 from ..waiting import until
 
@@ -36,6 +37,12 @@ def config(**defaults: Any) -> Config:
 async def server(start: Any) -> AsyncIterator[Any]:
     async with start(config()) as running:
         yield running
+
+
+@pytest.fixture
+def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is found by looking around: what happens at once is all that happens."""
+    monkeypatch.setattr(crew, "LOOK_AROUND_S", 3600.0)
 
 
 async def register(server: Any, worker: str = "w", **fields: Any) -> dict[str, Any]:
@@ -119,21 +126,17 @@ async def test_a_worker_needs_nothing_but_http(server: Any) -> None:
 
 
 async def test_a_waiting_pull_is_woken_at_once_by_a_task_that_is_created_later(
-    server: Any,
+    told_only: None, server: Any
 ) -> None:
     await register(server)
-    waited: list[float] = []
     async with trio.open_nursery() as nursery:
 
         async def wait() -> None:
             assert (await pull(server, wait_ms=15_000)).status_code == 200
-            waited.append(trio.current_time())
 
         nursery.start_soon(wait)
         await waiting(server, 1)
         await server.task(assignMode="pull")
-        created = trio.current_time()
-    assert waited[0] - created < 0.5
 
 
 async def test_the_heaviest_worker_that_waits_gets_the_task_and_of_equals_the_first(
@@ -155,7 +158,9 @@ async def test_the_heaviest_worker_that_waits_gets_the_task_and_of_equals_the_fi
     assert [got["first"], got["second"], got["light"]] == tasks
 
 
-async def test_a_task_goes_out_at_once_when_a_slot_is_free_and_by_priority(server: Any) -> None:
+async def test_a_task_goes_out_at_once_when_a_slot_is_free_and_by_priority(
+    told_only: None, server: Any
+) -> None:
     await register(server, capacity=1)
     task, fence = (await server.task(assignMode="pull")), None
     _, fence = await pulled(server)
@@ -165,21 +170,19 @@ async def test_a_task_goes_out_at_once_when_a_slot_is_free_and_by_priority(serve
         assert (await pull(server, wait_ms=0)).status_code == 204
         async with trio.open_nursery() as nursery:
             nursery.start_soon(patch, server, task, "cancelled")
-            started = trio.current_time()
             task, fence = await pulled(server)
-            assert trio.current_time() - started < 1
         assert task == expected
     assert fence == {"Taskcast-Fence": "1"}
 
 
-async def test_a_task_is_not_handed_out_before_its_time(server: Any) -> None:
-    await register(server)
-    now_ms = server.runtime.engine.clock()
-    await server.task(assignMode="pull", runAt=now_ms + 700)
-    assert (await pull(server)).status_code == 204
-    answer = await pull(server, wait_ms=5000)
-    assert answer.status_code == 200
-    assert server.runtime.engine.clock() >= now_ms + 700
+async def test_a_task_is_not_handed_out_before_its_time(start: Any) -> None:
+    now_ms = 1_700_000_000_000
+    async with start(config(), clock=lambda: now_ms) as server:
+        await register(server)
+        await server.task(assignMode="pull", runAt=now_ms + 700)
+        assert (await pull(server)).status_code == 204
+        now_ms += 700
+        assert (await pull(server, wait_ms=5000)).status_code == 200
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "pending"])
@@ -236,7 +239,7 @@ async def test_a_task_that_is_cancelled_is_told_to_its_worker_by_409_and_by_the_
     # Without a fence nothing is checked that was not before.
     assert (await publish(server, tasks[0], None)).status_code == 201
     assert (await publish(server, tasks[1], None)).status_code == 400
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         told: list[Any] = []
         while len(told) < 2:
             told += (await heartbeat(server))["cancel"]
@@ -343,10 +346,10 @@ async def test_a_declined_task_is_asked_of_others_first_and_of_the_same_after_a_
         body = {"workerId": "a"}
         await server.client.post(f"/workers/tasks/{task}/decline", json=body)
     assert [worker for worker, _ in got] == ["b"]
-    await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "b"})
     declined = trio.current_time()
+    await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "b"})
     assert (await pull(server, "b", 5000)).status_code == 200
-    assert trio.current_time() - declined > 0.9
+    assert trio.current_time() - declined > 0.99
 
 
 async def test_a_draining_worker_gets_nothing_until_it_is_set_idle(server: Any) -> None:
@@ -365,11 +368,11 @@ async def test_the_drain_of_the_server_ends_waiting_pulls(start: Any) -> None:
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
-                assert (await pull(server, wait_ms=15_000)).status_code == 204
+                assert (await pull(server, wait_ms=30_000)).status_code == 204
 
             nursery.start_soon(wait)
             await waiting(server, 1)
-            nursery.cancel_scope.deadline = trio.current_time() + 3
+            nursery.cancel_scope.deadline = trio.current_time() + 20
             server.runtime.drain.set()
         assert not nursery.cancel_scope.cancelled_caught
 

@@ -26,7 +26,7 @@ from taskcast_trio.server.guard import GuardedConnection
 from taskcast_trio.server.http1 import Http1Connection
 from taskcast_trio.server.serve import ServeOptions, serve
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass

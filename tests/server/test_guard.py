@@ -20,7 +20,7 @@ from taskcast_trio.server.connection import GuardStats, ThrottledLog, contained
 from taskcast_trio.server.guard import GuardedConnection
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 def tasks_living() -> int:
@@ -364,7 +364,7 @@ async def test_pipelined_requests_are_answered_in_order(serving: Serving) -> Non
 
 async def test_stalled_readers_are_cut_and_a_healthy_one_is_not(serving: Serving) -> None:
     """T34: each stalled connection ends after the write timeout, others never wait for it."""
-    async with serving(write_timeout_s=0.3) as server:
+    async with serving(write_timeout_s=1.0) as server:
         stalled = [await server.connect(receive_buffer=4096) for _ in range(5)]
         for peer in stalled:
             await peer.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -383,12 +383,12 @@ async def test_stalled_readers_are_cut_and_a_healthy_one_is_not(serving: Serving
 
 async def test_a_slow_but_steady_reader_is_not_cut(serving: Serving) -> None:
     """The deadline is per chunk of 64 KiB: a large message may take longer than one deadline."""
-    async with serving(write_timeout_s=0.3) as server:
+    async with serving(write_timeout_s=1.5) as server:
         peer = await server.connect(receive_buffer=4096)
         await peer.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
         start, taken = trio.current_time(), 0
         with trio.fail_after(PATIENCE_S):
-            while trio.current_time() - start < 0.7:
+            while trio.current_time() - start < 3:
                 taken += len(await peer.stream.receive_some(4096))
         assert server.stats.write_timeouts_total == 0
         assert server.app.live == 1
@@ -397,7 +397,7 @@ async def test_a_slow_but_steady_reader_is_not_cut(serving: Serving) -> None:
 
 async def test_a_request_head_that_does_not_end_is_cut(serving: Serving) -> None:
     """Slowloris: first, later or pipelined head, silent or trickling."""
-    async with serving(header_timeout_s=0.2, keep_alive_timeout_s=30) as server:
+    async with serving(header_timeout_s=1.0, keep_alive_timeout_s=60) as server:
         silent = await server.connect()
         trickling = await server.connect()
         used = await server.connect()
@@ -423,14 +423,14 @@ async def test_a_request_head_that_does_not_end_is_cut(serving: Serving) -> None
             nursery.start_soon(trickle)
             for peer in (silent, used, early, trickling):
                 assert await peer.read_to_end() == b""
-        assert trio.current_time() - start < 2
+        assert trio.current_time() - start < 30
         await server.until(lambda: server.stats.connections_open == 0)
 
 
 async def test_the_head_timeout_spares_bodies_streams_and_idle_connections(
     serving: Serving,
 ) -> None:
-    async with serving(header_timeout_s=0.1, keep_alive_timeout_s=30) as server:
+    async with serving(header_timeout_s=0.5, keep_alive_timeout_s=60) as server:
         idle, stream, upload = [await server.connect() for _ in range(3)]
         await stream.send(b"GET /sse HTTP/1.1\r\nHost: x\r\n\r\n")
         await upload.send(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
@@ -448,7 +448,7 @@ async def test_an_idle_connection_is_closed_after_the_keep_alive_timeout(
 ) -> None:
     """One whose request is being answered is not idle, however long that takes."""
     monkeypatch.setattr("taskcast_trio.server.serve.IDLE_CHECK_S", 0.01)
-    async with serving(keep_alive_timeout_s=0.1) as server:
+    async with serving(keep_alive_timeout_s=0.5) as server:
         busy = await server.connect()
         await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
         await server.until(lambda: server.app.live == 1)

@@ -38,7 +38,7 @@ from taskcast_trio.server.wire import Disconnected, Wire
 from .conftest import ProbeApp
 
 Serving = Callable[..., AbstractAsyncContextManager[Any]]
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 only_httptools = pytest.mark.parametrize(
     "http", [Http1Connection], ids=["httptools"], indirect=True
 )

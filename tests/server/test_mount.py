@@ -26,7 +26,7 @@ from taskcast_trio.storage.memory import MemoryBroadcast
 
 from ..storage.redis.server import free_port, new_prefix, redis_url
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 PREFIX = "/follow"
 
 

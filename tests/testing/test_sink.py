@@ -59,7 +59,7 @@ def test_it_fails_as_often_as_it_is_told(url: str, webhook_sink: WebhookSink) ->
 def test_a_receiver_that_is_gone_is_disabled(url: str, webhook_sink: WebhookSink) -> None:
     webhook_sink.gone()
     publish(url, webhook_sink.webhook(filter={"types": ["n"]}), count=2)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         (webhook,) = httpx.get(f"{url}/tasks/t/webhooks").json()["webhooks"]
         if webhook["status"] == "disabled":
@@ -74,7 +74,7 @@ def test_a_slow_one_is_tried_again_and_takes_it_once(url: str, webhook_sink: Web
     retry = {"retries": 1, "backoff": "fixed", "initialDelayMs": 1, "timeoutMs": 100}
     publish(url, webhook_sink.webhook(filter={"types": ["n"]}, retry=retry))
     webhook_sink.wait(1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(webhook_sink.attempts) < 2:
         assert time.monotonic() < deadline
     assert len(webhook_sink.deliveries) == 1
@@ -88,7 +88,7 @@ def test_what_is_not_signed_with_its_secret_is_refused(
     del webhook["secret"]
     publish(url, {**webhook, **({} if secret is None else {"secret": secret})})
     with pytest.raises(TimeoutError, match=r"0 of 1 deliveries.*401 \(webhook-") as caught:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not webhook_sink.attempts:
             assert time.monotonic() < deadline
         webhook_sink.wait(1, timeout_s=0)
@@ -135,5 +135,5 @@ def test_it_ends_with_senders_that_hang_and_whoever_waits() -> None:
         sink.close()
         sender.join()
         waiter.join()
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert len(waited) == 1

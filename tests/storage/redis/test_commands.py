@@ -36,8 +36,8 @@ from .proxy import Proxy, proxied
 from .server import running as serving
 
 PATIENCE_S = 30.0
-DEADLINE_S = 0.3
-LATE_S = 1.0
+DEADLINE_S = 1.5
+LATE_S = 5.0
 """How much later than its deadline a call may end on a busy machine."""
 
 
