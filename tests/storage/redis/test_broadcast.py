@@ -338,11 +338,14 @@ async def test_who_follows_a_log_that_lost_its_end_and_grew_past_it_is_told_so(
                 seen = 9 if filtered else 10
                 await until(lambda: len(items) == seen and b.backend.broadcast._heard_of)
                 (listener,) = b.backend.broadcast._ears.values()
-                hear, listener._heard = listener._heard, lambda bucket, message: None
+                unheard: list[bytes] = []
+                hear = listener._heard
+                listener._heard = lambda bucket, message: unheard.append(message)
                 for key, value in before.items():
                     client.restore(key, 0, value, replace=True)
                 later(a)
                 await a.engine.publish("t", [number(n) for n in range(100, 112)])
+                await until(lambda: unheard != [])
                 listener._heard = hear
                 client.client_kill_filter(_type="pubsub")
                 await until(lambda: any(isinstance(item, Gap) for item in items))
