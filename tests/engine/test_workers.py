@@ -156,9 +156,7 @@ async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autoj
         await trio.sleep(20)
         again = Peer(workers)
         again.session.name = "again"
-        kept = fences["kept"]
-        assert kept is not UNSET
-        holding = (Holding(task_id="kept", fence=kept),)
+        holding = (Holding(task_id="kept", fence=fences["kept"]),)
         await workers.connect(
             Registration(worker_id="w", tasks=holding, capacity=1), again.session, owner=None
         )
