@@ -105,7 +105,9 @@ class EveryTask:
         Raises:
             TaskcastError: the server refuses, or is away for too long.
         """
-        stream = self._client.subscribe_all(types=self._types, levels=self._levels, existing=True)
+        stream = self._client.subscribe_all(
+            types=self._types, levels=self._levels, existing=True, gaps="deliver"
+        )
         async with stream:
             if self._since is not None:
                 await self._catch_up()

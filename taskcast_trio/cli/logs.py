@@ -116,7 +116,8 @@ def logs(
         if start is None and not isinstance(view, Reading):
             start = _EPOCH  # every piece as it was published, and no snapshots
         reconnects = 0
-        async with client.subscribe(task, since=start, types=types, levels=levels) as stream:
+        stream = client.subscribe(task, since=start, types=types, levels=levels, gaps="deliver")
+        async with stream:
             async for item in stream:
                 if isinstance(item, Gap):
                     view.forget()

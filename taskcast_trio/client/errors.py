@@ -2,6 +2,7 @@
 
     TaskcastError
       ServerUnavailable         503 server_unavailable   no answer came
+      EventsLost                     events_lost          a subscription is not the whole story
       ResponseError                                      an answer that fits no other error
         GatewayError                                     of something before the server: it is also
                                                          a ServerUnavailable
@@ -39,6 +40,42 @@ class ServerUnavailable(TaskcastError):
     code = "server_unavailable"
     retryable = True
     sent = True
+
+
+class EventsLost(TaskcastError):
+    """What comes does not go on where the subscription stood.
+
+    The subscription stays: its next step goes on with the events from ``replayed_from`` on, which
+    come again, or anew, so what was built from those before is to be forgotten.
+
+    Attributes:
+        reason: ``unknown_cursor``, ``log_replaced``, ``events_expired``; of a stream of all tasks
+            ``reconnected``.
+        replayed_from: the raw index from which it goes on; -1 where nothing comes again.
+        last_event_id: the cursor that could not be continued; None where there was none.
+        task_id: the task; None of a stream of all.
+    """
+
+    code = "events_lost"
+    _WHY: Final = {
+        "unknown_cursor": "its log has no event with the id of the cursor",
+        "log_replaced": "its log is another one, or was lost",
+        "events_expired": "events that had not come yet were removed by cleanup",
+    }
+
+    def __init__(
+        self, reason: str, replayed_from: int, *, task_id: str | None, last_event_id: str | None
+    ) -> None:
+        self.reason = reason
+        self.replayed_from = replayed_from
+        self.task_id = task_id
+        self.last_event_id = last_event_id
+        if task_id is None:
+            told = "The connection was lost: events of any task may be missing. The next step goes"
+        else:
+            why = self._WHY.get(reason, reason)
+            told = f"Task {task_id} can't be continued: {why}. The next step begins anew, and goes"
+        super().__init__(f"{told} on; gaps='deliver' makes this an item")
 
 
 class ResponseError(TaskcastError):

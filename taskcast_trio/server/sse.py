@@ -55,6 +55,11 @@ class Pace:
     keepalive_s: float
     retry_ms: int
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The head of a stream: it says which silence is none, so that clients know a dead one."""
+        return [*HEADERS, (b"taskcast-keepalive", f"{self.keepalive_s:.15g}".encode())]
+
 
 def _retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
@@ -137,7 +142,7 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
 class Stream(ABC):
     """The body of a stream; it ends early where its admission does. Who opens it closes it."""
 
-    __slots__ = ("_chunks", "_ended", "_pace", "_source", "admission")
+    __slots__ = ("_chunks", "_ended", "_source", "admission", "pace")
 
     def __init__(
         self,
@@ -147,7 +152,7 @@ class Stream(ABC):
         *start: bytes,
     ) -> None:
         self._source = source
-        self._pace = pace
+        self.pace = pace
         self.admission = admission
         """None for a HEAD, which gets no stream."""
         self._chunks: Iterator[bytes] = iter(start)
@@ -188,7 +193,7 @@ class Stream(ABC):
                     blocks = await self._blocks()
             except Draining:
                 self._ended = True
-                blocks = [_goodbye(self._pace.retry_ms)]
+                blocks = [_goodbye(self.pace.retry_ms)]
             except Forbidden as refusal:
                 self._ended = True
                 blocks = [_farewell(refusal)]
@@ -205,7 +210,7 @@ class Stream(ABC):
         return scope
 
     def _silent_until(self) -> float:
-        keepalive = trio.current_time() + self._pace.keepalive_s
+        keepalive = trio.current_time() + self.pace.keepalive_s
         return keepalive if self.admission is None else min(keepalive, self.admission.deadline)
 
     def _expiry(self) -> Iterator[bytes] | None:
@@ -270,7 +275,7 @@ class TaskStream(Stream):
                 elif not await self._push_live(link):
                     return False
         except Draining:
-            last = _goodbye(self._pace.retry_ms)
+            last = _goodbye(self.pace.retry_ms)
         except Forbidden as refusal:
             last = _farewell(refusal)
         await send({"type": "http.response.body", "body": last, "more_body": True})
@@ -315,7 +320,7 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
 
     It is open, and closed after.
     """
-    await send_head(send)
+    await send_head(stream, send)
     link: Link | None = scope.get("extensions", {}).get("taskcast.link")
     if link is not None and isinstance(stream, TaskStream):
         link.take()
@@ -330,5 +335,5 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
         nursery.cancel_scope.cancel()
 
 
-async def send_head(send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+async def send_head(stream: Stream, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": stream.pace.headers})
