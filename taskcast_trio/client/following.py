@@ -194,6 +194,10 @@ class Following(Generic[Item]):
         """When to connect again, as long as it is lost."""
         self._events: Iterator[ServerSentEvent] = iter(())
 
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
     def ready(self) -> Received | None:
         """The next item of what has been received; None for none.
 

@@ -54,6 +54,11 @@ class Subscription(Generic[Item]):
         return self._following.gaps
 
     @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known; False while it is being replaced."""
+        return self._following.connected
+
+    @property
     def reconnects(self) -> int:
         """How many connections were made after the first."""
         return self._following.reconnects
