@@ -5,12 +5,14 @@ Every change is one atomic step of the store. Cancelling a call leaves the chang
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -23,6 +25,7 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     BadRequest,
     Forbidden,
+    KeyReused,
     NotBlocked,
     ReleaseUnsupported,
     RequestNotFound,
@@ -60,7 +63,7 @@ from taskcast_trio.storage.records import (
 )
 from taskcast_trio.storage.tiered import TieredStore
 
-from .answer_schema import check_answer, check_request
+from .answer_checks import answer_checked, request_checked
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
 from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
@@ -72,6 +75,10 @@ from .subscription import Subscription
 from .timetable import Timetable
 from .watch import Watch
 from .webhooks.state import WEBHOOK
+
+KEY_LOOK_S: Final = 1.0
+"""How long a new task waits for an archive that is away to say whether its key has made it before.
+"""
 
 
 def wall_clock_ms() -> int:
@@ -148,8 +155,10 @@ class TaskEngine:
         idempotency = _idempotency("create", key, request)
         if fields["id"] is UNSET:
             fields["id"] = self._task_id(now_ms, key)
-        elif self._archive is not None and await self._archive.exists(fields["id"]):
-            raise TaskExists(fields["id"])
+        if self._archive is not None and (request.id is not UNSET or key is not None):
+            made = await self._made_before(self._archive, request, fields["id"], idempotency)
+            if made is not None:
+                return made
         if fields["assign_mode"] is UNSET:
             fields["assign_mode"] = self._assign_mode
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
@@ -165,6 +174,38 @@ class TaskEngine:
             self.metrics.tasks_created.inc()
             self.timetable.plan.judge(task)
         return commit.record.task
+
+    async def _made_before(
+        self,
+        archive: LongTermStore,
+        request: CreateTask,
+        task_id: str,
+        idempotency: Idempotency | None,
+    ) -> Task | None:
+        """The task that this key has made before, if it has: an archived task is not to be
+        replaced by a new one.
+
+        Raises:
+            TaskExists: the archive has another one.
+            KeyReused: the key came with another request before.
+        """
+        if idempotency is not None:
+            answer = await self.store.repeated(task_id, idempotency, now_ms=self.clock())
+            if answer is not None:
+                return answer.record.task
+        if request.id is not UNSET:
+            if await archive.exists(task_id):
+                raise TaskExists(task_id)
+            return None
+        # The short-term store may have lost its keys, but this id is what the key decides.
+        with trio.move_on_after(KEY_LOOK_S), suppress(StoreUnavailable):
+            record = await archive.load(task_id)
+            if record is not None:
+                task = record.task
+                if (task.type, task.params) != (request.type, request.params):
+                    raise KeyReused(task_id)
+                return task
+        return None
 
     def _new_epoch(self) -> str:
         return new_epoch(self._noise(40))
@@ -201,6 +242,11 @@ class TaskEngine:
         """How many follow the task: in this process now, in others as of a moment ago."""
         elsewhere = [0] if self._peers is None else await self._peers.audience([task_id])
         return self.fanout.subscribers(task_id) + elsewhere[0]
+
+    async def audience_told(self) -> None:
+        """Wait until other processes count who follows in this one now."""
+        if self._peers is not None:
+            await self._peers.counted()
 
     async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
         elsewhere = [0] * len(tasks)
@@ -265,18 +311,21 @@ class TaskEngine:
             KeyReused: the key came with another request before.
         """
         machine.check_transition(change)
-        check_request(change.blocked_request, "$.blockedRequest")
+        await request_checked(change.blocked_request, "$.blockedRequest")
         idempotency = _idempotency("transition", key, change)
 
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+        async def check(task: Task) -> None:
             if _asks(task) and change.status == "running" and change.result is not UNSET:
-                check_answer(task.blocked_request, change.result, "$.result")
+                await answer_checked(task.blocked_request, change.result, "$.result")
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
             return assignment.change(task, change, now_ms)
 
         return await self._move(
             task_id,
             decide,
             idempotency,
+            check=check,
             new_ttl=change.ttl is not UNSET,
             fence=fence,
         )
@@ -304,12 +353,14 @@ class TaskEngine:
             BadRequest: the answer breaks the schema of the request.
         """
 
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
-            change = machine.resolution(task, data)
-            check_answer(task.blocked_request, data)
-            return machine.transition(task, change, now_ms)
+        async def check(task: Task) -> None:
+            machine.resolution(task, data)
+            await answer_checked(task.blocked_request, data)
 
-        return await self._move(task_id, decide, None, fence=fence)
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            return machine.transition(task, machine.resolution(task, data), now_ms)
+
+        return await self._move(task_id, decide, None, check=check, fence=fence)
 
     async def _move(
         self,
@@ -317,10 +368,11 @@ class TaskEngine:
         decide: Callable[[Task, int], tuple[Task, list[Draft]]],
         idempotency: Idempotency | None,
         *,
+        check: Callable[[Task], Awaitable[None]],
         new_ttl: bool = False,
         fence: int | None = None,
     ) -> Task:
-        """Decide on the task as it is, and store that if it still is so; else decide anew.
+        """Check and decide on the task as it is, and store that if it still is so; else anew.
 
         A lost race means that another change won, so this ends: the log moves on with each round.
         """
@@ -330,12 +382,17 @@ class TaskEngine:
             if idempotency is not None:
                 answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
-                    return answer.record.task
+                    return _told(answer.record.task, answer.aside)
             before = record.task
             if fence is not None and before.fence != fence:
                 raise assignment.refusal(before)
+            await check(before)
+            now_ms = self.clock()
             task, drafts = decide(before, now_ms)
             task = assignment.settled(before, task, by_holder=fence is not None)
+            aside = _left(before, task)
+            if idempotency is not None:
+                idempotency = dataclasses.replace(idempotency, aside=aside)
             due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
             try:
                 with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
@@ -352,7 +409,7 @@ class TaskEngine:
             except RevisionConflict:
                 continue
             self.counted(commit)
-            return replace(commit.record.task, assigned_worker=before.assigned_worker)
+            return _told(commit.record.task, commit.aside if commit.repeated else aside)
 
     def counted(self, commit: Commit) -> None:
         """A change of a task was stored."""
@@ -588,7 +645,7 @@ class TaskEngine:
         task, events = restore(request.archive)
         publishers = expected_seqs(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        check_request(task.blocked_request, "$.archive.task.blockedRequest")
+        await request_checked(task.blocked_request, "$.archive.task.blockedRequest")
         due = self.timetable.at_start(task, self.clock(), imported=True)
         with self.timetable.setting(due) as timers:
             commit = await self.store.import_task(
@@ -624,6 +681,17 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
+
+
+def _left(before: Task, after: Task) -> str:
+    """The worker whose assignment the change ends: the answer names it still."""
+    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
+        return ""
+    return before.assigned_worker
+
+
+def _told(task: Task, worker_id: str) -> Task:
+    return replace(task, assigned_worker=worker_id) if worker_id else task
 
 
 def _asks(task: Task) -> bool:
