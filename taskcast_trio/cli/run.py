@@ -218,6 +218,7 @@ def facts(loaded: Loaded, urls: list[str], new_admin_token: str | None) -> dict[
     config = loaded.config
     found = {
         "version": __version__,
+        "url": reachable(urls[0]),
         "listening": urls,
         "processes": config.processes,
         "storage": config.storage,

@@ -2,7 +2,7 @@
 
     TaskcastError
       ServerUnavailable         503 server_unavailable   no answer came
-      EventsLost                     events_lost          a subscription is not the whole story
+      EventsLost                     events_lost          a subscription can't go on where it was
       ResponseError                                      an answer that fits no other error
         GatewayError                                     of something before the server: it is also
                                                          a ServerUnavailable
@@ -71,11 +71,12 @@ class EventsLost(TaskcastError):
         self.task_id = task_id
         self.last_event_id = last_event_id
         if task_id is None:
-            told = "The connection was lost: events of any task may be missing. The next step goes"
+            told = "The connection was lost: events of any task may be missing"
         else:
             why = self._WHY.get(reason, reason)
-            told = f"Task {task_id} can't be continued: {why}. The next step begins anew, and goes"
-        super().__init__(f"{told} on; gaps='deliver' makes this an item")
+            told = f"Task {task_id} can't be followed on from where this stood: {why}"
+        goes_on = "Iterated again, this goes on with what is there; gaps='deliver' gives an item"
+        super().__init__(f"{told}. {goes_on}")
 
 
 class ResponseError(TaskcastError):

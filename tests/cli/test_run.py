@@ -92,7 +92,8 @@ async def test_as_json_it_says_so_in_one_line_and_logs_so_too(clean: Path) -> No
             process.send_signal(signal.SIGTERM)
             lines = (await read_all(process.stderr)).splitlines()
             assert await process.wait() == 0
-    assert (said["docs"], said["storage"], said["auth"]) == (f"{url}/docs", "memory", "none")
+    assert (said["url"], said["docs"]) == (url, f"{url}/docs")
+    assert (said["storage"], said["auth"]) == ("memory", "none")
     assert (said["processes"], said["archive"], said["config"]) == (1, None, None)
     assert len(said["adminToken"]) > 20
     assert said["adminToken"] not in "".join(lines)
