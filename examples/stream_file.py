@@ -125,7 +125,7 @@ async def read(
     until: float = math.inf,
 ) -> str | None:
     """Follow the task to its end, or until the reader has ``until`` characters; its cursor then."""
-    async with run.client.subscribe(run.task_id, last_event_id=cursor) as stream:
+    async with run.client.subscribe(run.task_id, last_event_id=cursor, gaps="deliver") as stream:
         reader.connections += 1
         reader.state = "reading"
         reader.connected.set()

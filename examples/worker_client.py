@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import trio
 
-from taskcast_trio.client import AsyncTaskcastClient, Gap
+from taskcast_trio.client import AsyncTaskcastClient
 from taskcast_trio.core.model import AssignMode
 
 DEFAULT_URL = "http://127.0.0.1:3721"
@@ -37,8 +37,6 @@ async def watch(
     words = 0
     async with client.subscribe(task.id) as events:
         async for event in events:
-            if isinstance(event, Gap):
-                continue
             data: Any = json.loads(bytes(event.data)) if event.data else None
             if event.type == "text":
                 words += 1

@@ -70,16 +70,21 @@ def merge_request_fields(_: WrappedLogger, __: str, event: EventDict) -> EventDi
     return {**fields, **event} if fields else event
 
 
-def setup_logging(level: str, *, json: bool | None = None) -> None:
+def is_json(log_format: str) -> bool:
+    """Whether lines are JSON, with a ``logFormat`` of the configuration."""
+    return not sys.stderr.isatty() if log_format == "auto" else log_format == "json"
+
+
+def setup_logging(level: str, log_format: str = "auto", *, no_color: bool = False) -> None:
     """Route structlog and the standard library's logging to stderr as one stream of lines.
 
     Calling it again replaces the set-up. Warnings of the interpreter become log lines too.
 
     Args:
         level: ``debug``, ``info``, ``warn`` or ``error``.
-        json: one JSON object per line, or for a person; None: JSON unless stderr is a terminal.
+        log_format: ``json``, ``text``, or ``auto``: JSON unless stderr is a terminal.
+        no_color: no colours on a terminal either; ``NO_COLOR`` says so too.
     """
-    as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
         merge_request_fields,
         structlog.contextvars.merge_contextvars,
@@ -89,11 +94,12 @@ def setup_logging(level: str, *, json: bool | None = None) -> None:
         structlog.processors.format_exc_info,
         hide_and_escape,
     ]
-    if as_json:
+    if is_json(log_format):
         renderer: Processor = structlog.processors.JSONRenderer(ensure_ascii=True)
     else:
         renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"),  # no-color.org
+            # no-color.org
+            colors=sys.stderr.isatty() and not no_color and not os.environ.get("NO_COLOR"),
             exception_formatter=structlog.dev.plain_traceback,
         )
     handler = logging.StreamHandler(sys.stderr)
@@ -162,10 +168,9 @@ class PlainLines:
 ACCESS_LOG: Final = "taskcast_trio.access"
 
 
-def access_lines(level: str, *, json: bool | None = None) -> PlainLines | None:
+def access_lines(level: str, log_format: str = "auto") -> PlainLines | None:
     """The logger of requests where ``setup_logging`` makes the others JSON; None elsewhere."""
-    as_json = not sys.stderr.isatty() if json is None else json
-    return PlainLines(ACCESS_LOG, level) if as_json else None
+    return PlainLines(ACCESS_LOG, level) if is_json(log_format) else None
 
 
 def hide_and_escape(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
 from taskcast_trio.cli.connect import output_options
 from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.start import load
-from taskcast_trio.config import Loaded, Secret
-from taskcast_trio.config.show import rows
+from taskcast_trio.config.show import rows, tree
 
 
 @click.group()
@@ -46,18 +43,7 @@ def show(config_path: Path | None, redacted: bool, out: Out) -> None:
     for line in loaded.warnings:
         out.note(f"warning: {line}")
     if out.as_json:
-        out.json(_tree(loaded, redacted))
+        out.json(tree(loaded, reveal=not redacted))
         return
     out.say(f"file: {loaded.file or 'none'}")
     out.table(("key", "value", "source"), rows(loaded, reveal=not redacted), fold=True)
-
-
-def _tree(loaded: Loaded, redacted: bool) -> dict[str, Any]:
-    def told(value: Any) -> str:
-        return value.reveal() if isinstance(value, Secret) and not redacted else str(value)
-
-    return {
-        "file": loaded.file and str(loaded.file),
-        "values": msgspec.to_builtins(loaded.config, enc_hook=told),
-        "sources": dict(loaded.sources),
-    }

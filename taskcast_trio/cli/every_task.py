@@ -13,13 +13,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 import trio
 from msgspec import UNSET
 
 from taskcast_trio.cli.event_text import ends_task, event_of
-from taskcast_trio.client import AsyncTaskcastClient, Gap
+from taskcast_trio.client import AsyncTaskcastClient, Gap, Subscription
 from taskcast_trio.core.errors import BadRequest, TaskcastError, TaskNotFound
 from taskcast_trio.core.model import Event, Level, Task
 
@@ -56,8 +56,8 @@ class _Part:
 
 
 class EveryTask:
-    """Follows every task; ``show`` gets each event, ``note`` a line for a person, and ``begun`` is
-    called when the past is over and nothing that comes is missed.
+    """Follows every task; ``show`` gets each event, ``note`` a line for a person, ``opened`` the
+    stream, and ``begun`` is called when the past is over and nothing that comes is missed.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class EveryTask:
         since: datetime | None,
         show: Callable[[Event], None],
         note: Callable[[str], None],
+        opened: Callable[[Subscription[Any]], None] = lambda _: None,
         begun: Callable[[], None] = lambda: None,
         max_cursors: int = MAX_CURSORS,
         clock: Callable[[], float] = time.time,
@@ -80,6 +81,7 @@ class EveryTask:
         self._show = show
         self._note = note
         self._begun = begun
+        self._opened = opened
         self._max_cursors = max_cursors
         self._clock = clock
         self._cursors: OrderedDict[str, _Cursor] = OrderedDict()
@@ -105,8 +107,11 @@ class EveryTask:
         Raises:
             TaskcastError: the server refuses, or is away for too long.
         """
-        stream = self._client.subscribe_all(types=self._types, levels=self._levels, existing=True)
+        stream = self._client.subscribe_all(
+            types=self._types, levels=self._levels, existing=True, gaps="deliver"
+        )
         async with stream:
+            self._opened(stream)
             if self._since is not None:
                 await self._catch_up()
             self._begun()

@@ -13,12 +13,19 @@ import trio
 from msgspec import UNSET
 
 from taskcast_trio.cli.connect import SETTLE_S
-from taskcast_trio.cli.failures import CLOSED_PIPE, FAILED, Failed
+from taskcast_trio.cli.failures import CLOSED_PIPE, FAILED, USAGE, Failed
 from taskcast_trio.cli.interruption import Interruption
 from taskcast_trio.cli.output import write
 from taskcast_trio.cli.stdin import EventLines, TextLines, Texts, receive_some, stdin_number
 from taskcast_trio.client import AsyncTaskcastClient
-from taskcast_trio.core.errors import PayloadTooLarge, TaskcastError, TaskEnded, TaskFull
+from taskcast_trio.client.outbox import Outbox, delivered
+from taskcast_trio.core.errors import (
+    BadRequest,
+    PayloadTooLarge,
+    TaskcastError,
+    TaskEnded,
+    TaskFull,
+)
 from taskcast_trio.core.model import CreateTask, Draft, Status, TaskError
 
 T = TypeVar("T")
@@ -113,15 +120,28 @@ class NdjsonFeed(_Stdin):
 
 
 class Publishing:
-    """Publishes to one task, in order and each event once, also past a server that is away."""
+    """Publishes to one task, in order and each event once, also past a server that is away.
+
+    What goes on for long is counted, under a name that no other has: the server then keeps one
+    number, where it would keep the key of each batch for a day.
+    """
 
     def __init__(
-        self, client: AsyncTaskcastClient, task_id: str | None, *, made: bool, ends: bool
+        self,
+        client: AsyncTaskcastClient,
+        task_id: str | None,
+        *,
+        made: bool,
+        ends: bool,
+        counted: bool = True,
     ) -> None:
-        """``made``: the task is ours; ``ends``: it completes with the input."""
+        """``made``: the task is ours; ``ends``: it completes with the input; ``counted``: its
+        events are numbered, else sent with keys.
+        """
         self._client = client
         self._made = made
         self._ends = ends
+        self._outbox = Outbox(uuid4().hex) if counted else None
         self.task_id = task_id or ""
         self.events = 0
         self.last_index: int | None = None
@@ -176,11 +196,49 @@ class Publishing:
                 events = await feed.receive()
             except EOFError:
                 return
-            for batch in batches(events):
-                await self._publish(batch)
+            await self._publish(events)
             progress()
 
-    async def _publish(self, batch: list[Draft]) -> None:
+    async def _publish(self, events: list[Draft]) -> None:
+        """Publish them; those before one that no server would take, too.
+
+        Raises:
+            Failed: there is such a one.
+        """
+        refused: Failed | None = None
+        if self._outbox is not None:
+            for number, event in enumerate(events):
+                try:
+                    self._outbox.put(event)
+                except BadRequest as error:
+                    said = str(error).replace("$[0].", "")
+                    refused = Failed(f"event {self._outbox.next_seq + 1}: {said}", USAGE)
+                    events = events[:number]
+                    break
+            try:
+                await self._publish_counted(self._outbox)
+            except TaskFull:
+                if self._outbox.stored:
+                    raise
+                # It may have as many publishers as it may: keys are for any number of them.
+                self._outbox = None
+        if self._outbox is None:
+            for batch in batches(events):
+                await self._publish_keyed(batch)
+        if refused is not None:
+            raise refused
+
+    async def _publish_counted(self, outbox: Outbox) -> None:
+        while batch := outbox.take():
+
+            async def deliver(batch: list[Draft] = batch) -> int | None:
+                flow = delivered(self.task_id, batch, self._client.retries)
+                return await self._client.port.run(flow)
+
+            outbox.sent(batch, await self._patiently(deliver))
+            self.events, self.last_index = outbox.stored, outbox.last_index
+
+    async def _publish_keyed(self, batch: list[Draft]) -> None:
         try:
             stored = await self._patiently(
                 partial(self._client.publish_many, self.task_id, batch, idempotency_key=uuid4().hex)
@@ -191,8 +249,8 @@ class Publishing:
             if len(batch) == 1:
                 raise
             middle = len(batch) // 2
-            await self._publish(batch[:middle])
-            await self._publish(batch[middle:])
+            await self._publish_keyed(batch[:middle])
+            await self._publish_keyed(batch[middle:])
             return
         self.events += len(stored)
         self.last_index = stored[-1].index
@@ -212,8 +270,8 @@ class Publishing:
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """What the call, which may be repeated, comes to when the server is there again.
 
-        Its idempotency key is one for all tries: what was stored though its answer was lost is
-        stored once all the same.
+        Its idempotency key is one for all tries, or its events have their numbers: what was stored
+        though its answer was lost is stored once all the same.
         """
         deadline = trio.current_time() + self._patience_s
         pause_s = FIRST_PAUSE_S

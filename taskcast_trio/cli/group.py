@@ -31,6 +31,7 @@ from taskcast_trio.cli.webhooks import webhooks
 
 _OWN_OPTIONS: Final = ("--help", "-h", "--version")
 _OF_COMMANDS: Final = ("--node", "--url", "--token", "--json", "--no-color")
+_OF_START: Final = ("--json", "--no-color")
 
 
 class DefaultGroup(click.Group):
@@ -39,7 +40,8 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         first = args[0] if args else "-"
         name = first.partition("=")[0]
-        if name in _OF_COMMANDS and not ctx.resilient_parsing:
+        means_start = name in _OF_START and not self.commands.keys() & set(args)
+        if name in _OF_COMMANDS and not means_start and not ctx.resilient_parsing:
             told = f"{name} goes behind the command, like taskcast-trio ping {name}"
             raise click.UsageError(told, ctx)
         if first.startswith("-") and first not in _OWN_OPTIONS and not ctx.resilient_parsing:

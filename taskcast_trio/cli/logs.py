@@ -20,12 +20,14 @@ from taskcast_trio.cli.server import Server
 from taskcast_trio.core.model import Level
 
 if TYPE_CHECKING:
+    from taskcast_trio.cli.outages import Outages
     from taskcast_trio.cli.views import View
     from taskcast_trio.client import AsyncTaskcastClient
 
 PAGE_EVENTS: Final = 1000
 TICK_S: Final = 0.1
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+BACK: Final = "is back: nothing is missing"
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -97,7 +99,7 @@ def logs(
       taskcast-trio logs TASK -f --json | jq -r 'select(.type == "llm.delta") | .data.delta'
     """
 
-    async def work(client: AsyncTaskcastClient, view: View) -> None:
+    async def work(client: AsyncTaskcastClient, view: View, outages: Outages) -> None:
         from taskcast_trio.cli.event_text import event_of
         from taskcast_trio.cli.views import Reading
         from taskcast_trio.client import Gap
@@ -117,7 +119,9 @@ def logs(
         if start is None and not isinstance(view, Reading):
             start = _EPOCH  # every piece as it was published, and no snapshots
         reconnects = 0
-        async with client.subscribe(task, since=start, types=types, levels=levels) as stream:
+        stream = client.subscribe(task, since=start, types=types, levels=levels, gaps="deliver")
+        async with stream:
+            outages.of(stream)
             async for item in stream:
                 if isinstance(item, Gap):
                     view.forget()
@@ -125,13 +129,14 @@ def logs(
                     continue
                 if stream.reconnects != reconnects and isinstance(view, Reading):
                     reconnects = stream.reconnects
-                    view.interrupt()
-                    out.note("the connection was lost, and is back: nothing is missing")
+                    if reconnects != outages.told:
+                        view.interrupt()
+                        out.note(f"the connection was lost, and {BACK}")
                 view.show(event_of(item))
             if stream.done == "deleted":
                 out.note("the task was deleted")
 
-    _watch(server, out, work, with_task=False)
+    _watch(server, out, work, with_task=False, back=f"the connection {BACK}")
 
 
 @click.command()
@@ -159,7 +164,7 @@ def tail(
     if not follow and since is None:
         raise click.UsageError("--no-follow needs --since: the past from when on?")
 
-    async def work(client: AsyncTaskcastClient, view: View) -> None:
+    async def work(client: AsyncTaskcastClient, view: View, outages: Outages) -> None:
         from taskcast_trio.cli.every_task import EveryTask
 
         def note(text: str) -> None:
@@ -177,30 +182,42 @@ def tail(
             since=since,
             show=view.show,
             note=note,
+            opened=outages.of,
             begun=begun,
         )
         await (every.follow() if follow else every.past())
 
-    _watch(server, out, work, with_task=True)
+    _watch(server, out, work, with_task=True, back=None)
 
 
 def _watch(
     server: Server,
     out: Out,
-    work: Callable[[AsyncTaskcastClient, View], Awaitable[None]],
+    work: Callable[[AsyncTaskcastClient, View, Outages], Awaitable[None]],
     *,
     with_task: bool,
+    back: str | None,
 ) -> None:
     """Run what shows events, until it is done, Ctrl-C, or the reader of the output leaves."""
     import trio
 
+    from taskcast_trio.cli.outages import Outages
+
     async def main(client: AsyncTaskcastClient) -> None:
         with _view(out, with_task) as view:
+
+            def note(text: str) -> None:
+                view.interrupt()
+                out.note(text)
+
+            outages = Outages(note, back=back)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_with_reader)
                 if out.is_terminal:
                     nursery.start_soon(_settle, view)
-                await work(client, view)
+                    if not out.as_json:
+                        nursery.start_soon(outages.tell)
+                await work(client, view, outages)
                 nursery.cancel_scope.cancel()
 
     talk(server, main)

@@ -13,7 +13,7 @@ from taskcast_trio.config.show import rows
 from taskcast_trio.config.values import describe
 
 _PROMINENT: Final = frozenset(
-    {"port", "host", "storage", "redis.url", "processes", "dbPath", "logLevel"}
+    {"port", "host", "storage", "redis.url", "processes", "dbPath", "logLevel", "logFormat"}
 )
 _EXTRA_NAMES: Final = {
     "server.http2": "--http2/--no-http2",

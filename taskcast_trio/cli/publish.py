@@ -138,7 +138,7 @@ def publish(
     ends = new if complete is None else complete
 
     async def work(client: AsyncTaskcastClient) -> int | None:
-        publishing = Session(client, task, made=new, ends=ends)
+        publishing = Session(client, task, made=new, ends=ends, counted=not single)
 
         def show() -> None:
             progress(f"publishing: {publishing.events} events")

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -19,6 +20,7 @@ import structlog
 import trio
 
 from taskcast_trio import __version__
+from taskcast_trio.cli.output import Out
 from taskcast_trio.cli.processes import ChildFailed, Inherited, inherited, supervise
 from taskcast_trio.config import Config, Loaded, Secret
 from taskcast_trio.engine.backends import open_stores
@@ -38,6 +40,7 @@ FLUSH_EVERY_S: Final = 0.2
 WATCHDOG_MARGIN_S: Final = 10.0
 """How long after the grace period a process that has not ended is ended without ceremony."""
 
+PLAIN: Final = Out()
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 log = structlog.get_logger(__name__)
 
@@ -46,7 +49,7 @@ class CannotListen(Exception):
     """The server could not begin to serve; the text is one line for a person."""
 
 
-def run(loaded: Loaded) -> int:
+def run(loaded: Loaded, out: Out = PLAIN) -> int:
     """Serve until SIGTERM or SIGINT and return the exit status: 0 after a drain, 1 on a failure.
 
     Nothing is raised for a failure: it is one line on stderr where its cause is plain (a port in
@@ -57,7 +60,8 @@ def run(loaded: Loaded) -> int:
     # than it finds. What the start has made stays.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    setup_logging(config.log_level)
+    setup_logging(config.log_level, config.log_format, no_color=out.no_color)
+    told = Told(loaded, out, new_admin_token)
     for line in loaded.warnings:
         log.warning("configuration", detail=line)
     if config.auth.mode == "none" and config.listen_host not in _LOOPBACK:
@@ -68,9 +72,9 @@ def run(loaded: Loaded) -> int:
     try:
         with at_end:
             if config.processes > 1 and child is None:
-                drained = trio.run(_supervise, loaded, config, new_admin_token)
+                drained = trio.run(_supervise, config, told)
             else:
-                drained = trio.run(_serve, loaded, config, new_admin_token, at_end, child)
+                drained = trio.run(_serve, config, told, at_end, child)
     except* (CannotListen, ChildFailed, StoreRefused) as group:
         first = _first(group)
         if not (isinstance(first, ChildFailed) and first.said):
@@ -80,36 +84,28 @@ def run(loaded: Loaded) -> int:
     return EXIT_OK if drained else EXIT_FAILED
 
 
-async def _supervise(loaded: Loaded, config: Config, new_admin_token: str | None) -> bool:
+async def _supervise(config: Config, told: Told) -> bool:
     """Run the processes that serve; whether all of them ended by draining."""
-    environment = {"TASKCAST_ADMIN_TOKEN": new_admin_token} if new_admin_token else {}
+    token = told.new_admin_token
+    environment = {} if token is None else {"TASKCAST_ADMIN_TOKEN": token}
     async with open_stores(config):
         pass  # they answer, so that no port is bound in vain
     try:
         return await supervise(
-            config,
-            serve_options(config),
-            lambda urls: click.echo(banner(loaded, urls, new_admin_token)),
-            environment=environment,
+            config, serve_options(config), told.listening, environment=environment
         )
     except OSError as error:
         raise CannotListen(_explain(error, config.listen_host, config.port)) from error
 
 
-async def _serve(
-    loaded: Loaded,
-    config: Config,
-    new_admin_token: str | None,
-    at_end: ExitStack,
-    child: Inherited | None,
-) -> bool:
+async def _serve(config: Config, told: Told, at_end: ExitStack, child: Inherited | None) -> bool:
     """Serve, and return whether it ended by draining: False means that a second signal cut it."""
     options = serve_options(config, listening=child.listening if child else ())
     grace_s = config.server.grace_seconds
     drained = False
     async with open_runtime(config) as runtime:
         stats = GuardStats()
-        lines = access_lines(config.log_level)
+        lines = access_lines(config.log_level, config.log_format)
         app = AccessLog(
             create_app(runtime, stats=stats).asgi_app, lines or structlog.get_logger(ACCESS_LOG)
         )
@@ -130,7 +126,7 @@ async def _serve(
                 except (OSError, StartupFailedError) as error:
                     raise CannotListen(_explain(error, options.host, config.port)) from error
                 if child is None:
-                    click.echo(banner(loaded, urls, new_admin_token))
+                    told.listening(urls)
                 else:
                     child.ready()
             drained = True
@@ -200,6 +196,38 @@ def with_admin_token(config: Config) -> tuple[Config, str | None]:
         return config, None
     token = secrets.token_urlsafe(32)
     return msgspec.structs.replace(config, admin_token=Secret(token)), token
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said when it listens."""
+
+    loaded: Loaded
+    out: Out
+    new_admin_token: str | None
+
+    def listening(self, urls: list[str]) -> None:
+        if self.out.as_json:
+            self.out.json(facts(self.loaded, urls, self.new_admin_token))
+        else:
+            click.echo(banner(self.loaded, urls, self.new_admin_token))
+
+
+def facts(loaded: Loaded, urls: list[str], new_admin_token: str | None) -> dict[str, object]:
+    """As :func:`banner`, for programs."""
+    config = loaded.config
+    found = {
+        "version": __version__,
+        "url": reachable(urls[0]),
+        "listening": urls,
+        "processes": config.processes,
+        "storage": config.storage,
+        "archive": config.postgres.url and str(config.postgres.url),
+        "auth": config.auth.mode,
+        "config": loaded.file and str(loaded.file),
+        "docs": f"{reachable(urls[0])}/docs",
+    }
+    return found if new_admin_token is None else {**found, "adminToken": new_admin_token}
 
 
 def banner(loaded: Loaded, urls: list[str], new_admin_token: str | None = None) -> str:

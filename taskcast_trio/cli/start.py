@@ -11,8 +11,9 @@ import click
 
 from taskcast_trio.cli.nodes import home
 from taskcast_trio.cli.options import StartCommand, flags_of, generated, prominent
+from taskcast_trio.cli.output import Out, write_json
 from taskcast_trio.config import ConfigError, Loaded, load_config, require_available
-from taskcast_trio.config.show import rows
+from taskcast_trio.config.show import rows, tree
 
 
 class WrongConfig(click.ClickException):
@@ -47,6 +48,13 @@ def load(path: Path | None, flags: Mapping[str, object]) -> Loaded:
 @click.option(
     "--check-config", is_flag=True, help="Print the effective configuration and its sources; exit."
 )
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Say where it listens as a line of JSON, and log as --log-format json does.",
+)
+@click.option("--no-color", is_flag=True, help="No colours in logs; NO_COLOR says so too.")
 @click.pass_context
 def start(
     ctx: click.Context,
@@ -54,6 +62,8 @@ def start(
     config_path: Path | None,
     verbose: bool,
     check_config: bool,
+    as_json: bool,
+    no_color: bool,
     **_: object,
 ) -> None:
     """Start the server (the default command).
@@ -66,6 +76,8 @@ def start(
     flags = flags_of(ctx, ctx.command.params)
     if verbose and flags["logLevel"] is None:
         flags["logLevel"] = "debug"
+    if as_json and flags["logFormat"] is None:
+        flags["logFormat"] = "json"
     loaded = load(config_path, flags)
     try:
         require_available(loaded.config)
@@ -76,18 +88,21 @@ def start(
     except ConfigError as error:
         raise WrongConfig(str(error)) from None
     if check_config:
-        show(loaded)
+        show(loaded, as_json=as_json)
         return
     # Trio, Quart and the stores take half a second: not for --help or --check-config.
     from taskcast_trio.cli.run import run
 
-    sys.exit(run(loaded))
+    sys.exit(run(loaded, Out(as_json, no_color)))
 
 
-def show(loaded: Loaded) -> None:
+def show(loaded: Loaded, *, as_json: bool) -> None:
     """Print every value with its source, secrets hidden, and OK."""
     for line in loaded.warnings:
         click.echo(f"warning: {line}", err=True)
+    if as_json:
+        write_json(tree(loaded))
+        return
     table = list(rows(loaded))
     keys, values = (max(len(row[n]) for row in table) for n in (0, 1))
     click.echo(f"file: {loaded.file or 'none'}")
@@ -104,5 +119,6 @@ start.params[:0] = [
     prominent("processes", help="Server processes on the one port, with redis.  [1]"),
     prominent("dbPath", help="File of --storage sqlite.  [./taskcast.db]"),
     prominent("logLevel", help="debug, info, warn or error.  [info]"),
+    prominent("logFormat", help="json, text or auto: text on a terminal, else JSON.  [auto]"),
 ]
 start.params.extend(generated())

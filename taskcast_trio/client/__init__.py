@@ -21,7 +21,7 @@ from taskcast_trio.core.errors import (
 from .assembling import Texts, TextTooLong, Update, assemble
 from .client import AsyncTaskcastClient
 from .composing import draft, value
-from .errors import GatewayError, ResponseError, ServerUnavailable
+from .errors import EventsLost, GatewayError, ResponseError, ServerUnavailable
 from .following import Gap, Received
 from .retries import NO_RETRIES, RetryPolicy
 from .run import Publisher, Run
@@ -37,6 +37,7 @@ __all__ = [
     "BadRequest",
     "Conflict",
     "EventTooLarge",
+    "EventsLost",
     "Forbidden",
     "Gap",
     "GatewayError",

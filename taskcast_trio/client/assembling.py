@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Self, overload
+from typing import Any, Final, Self, overload
 
 from msgspec import UNSET
 
@@ -165,7 +165,7 @@ def _text_of(event: Envelope, field: str) -> str | None:
 class Assembly:
     """The updates of a subscription, as an asynchronous iterator."""
 
-    def __init__(self, stream: Subscription, texts: Texts) -> None:
+    def __init__(self, stream: Subscription[Any], texts: Texts) -> None:
         self.texts = texts
         self._stream = stream
 
@@ -173,16 +173,16 @@ class Assembly:
         return self
 
     async def __anext__(self) -> Update:
-        while True:
-            update = self.texts.take(await anext(self._stream))
-            if update is not None:
+        while (item := await self._stream.receive()) is not None:
+            if (update := self.texts.take(item)) is not None:
                 return update
+        raise StopAsyncIteration
 
 
 class SyncAssembly:
     """The updates of a subscription, as an iterator."""
 
-    def __init__(self, stream: SyncSubscription, texts: Texts) -> None:
+    def __init__(self, stream: SyncSubscription[Any], texts: Texts) -> None:
         self.texts = texts
         self._stream = stream
 
@@ -190,18 +190,18 @@ class SyncAssembly:
         return self
 
     def __next__(self) -> Update:
-        while True:
-            update = self.texts.take(next(self._stream))
-            if update is not None:
+        while (item := self._stream.receive()) is not None:
+            if (update := self.texts.take(item)) is not None:
                 return update
+        raise StopIteration
 
 
 @overload
-def assemble(stream: Subscription, *, max_length: int = ...) -> Assembly: ...
+def assemble(stream: Subscription[Any], *, max_length: int = ...) -> Assembly: ...
 @overload
-def assemble(stream: SyncSubscription, *, max_length: int = ...) -> SyncAssembly: ...
+def assemble(stream: SyncSubscription[Any], *, max_length: int = ...) -> SyncAssembly: ...
 def assemble(
-    stream: Subscription | SyncSubscription, *, max_length: int = DEFAULT_MAX_LENGTH
+    stream: Subscription[Any] | SyncSubscription[Any], *, max_length: int = DEFAULT_MAX_LENGTH
 ) -> Assembly | SyncAssembly:
     """The text of each series of an entered subscription, as it grows: iterate the `Update`\\ s.
 
@@ -211,8 +211,9 @@ def assemble(
             async for update in assemble(stream):
                 print(update.added, end="")
 
-    ``texts`` of the result has them all. Events of no series are passed over, and so are gaps,
-    after which each text begins anew (``replaced``).
+    ``texts`` of the result has them all. Events of no series are passed over, and so are gaps, as
+    each text begins anew after one (``replaced``): it raises no ``EventsLost``, and the ``gaps`` of
+    the subscription have what it passed over.
     """
     texts = Texts(accumulated=stream.follow.accumulated, max_length=max_length)
     if isinstance(stream, Subscription):

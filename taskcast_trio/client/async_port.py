@@ -11,8 +11,8 @@ import httpx
 
 from taskcast_trio.core.errors import TaskcastError
 
-from .steps import Close, Flow, Open, Read, Renew, Reply, Request, Send, Sleep, Step
-from .transport import CLOSE_TIMEOUT_S, built, is_stream, reply_of, unavailable, wants_body
+from .steps import Bound, Close, Flow, Open, Read, Renew, Reply, Request, Send, Sleep, Step
+from .transport import CLOSE_TIMEOUT_S, bound, built, is_stream, reply_of, unavailable, wants_body
 
 T = TypeVar("T")
 
@@ -91,6 +91,8 @@ class AsyncPort:
                 return await self._send(request)
             case Open(request):
                 return await self._open(request)
+            case Bound(silence_s):
+                return bound(self._response, silence_s)
             case Read():
                 return await self._read()
             case Close():

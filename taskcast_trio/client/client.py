@@ -11,7 +11,7 @@ import httpx
 
 from . import calls, ending, service_calls, streams
 from .async_port import AsyncCredentials, AsyncPort, AsyncToken
-from .following import Follow
+from .following import Follow, Item
 from .methods import described
 from .retries import Call, RetryPolicy, answered
 from .run import Publisher, Run
@@ -31,10 +31,14 @@ def _asked(make: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], Coroutin
     return described(method, make)
 
 
-def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], Subscription]:
+def _followed(
+    make: Callable[P, Follow[Item]],
+) -> Callable[Concatenate[Any, P], Subscription[Item]]:
     """A method that makes a subscription."""
 
-    def method(self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> Subscription:
+    def method(
+        self: AsyncTaskcastClient, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Subscription[Item]:
         return Subscription(make(*args, **kwargs), self.port.another())
 
     return described(method, make, Subscription.__name__)

@@ -2,6 +2,7 @@
 
     TaskcastError
       ServerUnavailable         503 server_unavailable   no answer came
+      EventsLost                     events_lost          a subscription can't go on where it was
       ResponseError                                      an answer that fits no other error
         GatewayError                                     of something before the server: it is also
                                                          a ServerUnavailable
@@ -39,6 +40,43 @@ class ServerUnavailable(TaskcastError):
     code = "server_unavailable"
     retryable = True
     sent = True
+
+
+class EventsLost(TaskcastError):
+    """What comes does not go on where the subscription stood.
+
+    The subscription stays: its next step goes on with the events from ``replayed_from`` on, which
+    come again, or anew, so what was built from those before is to be forgotten.
+
+    Attributes:
+        reason: ``unknown_cursor``, ``log_replaced``, ``events_expired``; of a stream of all tasks
+            ``reconnected``.
+        replayed_from: the raw index from which it goes on; -1 where nothing comes again.
+        last_event_id: the cursor that could not be continued; None where there was none.
+        task_id: the task; None of a stream of all.
+    """
+
+    code = "events_lost"
+    _WHY: Final = {
+        "unknown_cursor": "its log has no event with the id of the cursor",
+        "log_replaced": "its log is another one, or was lost",
+        "events_expired": "events that had not come yet were removed by cleanup",
+    }
+
+    def __init__(
+        self, reason: str, replayed_from: int, *, task_id: str | None, last_event_id: str | None
+    ) -> None:
+        self.reason = reason
+        self.replayed_from = replayed_from
+        self.task_id = task_id
+        self.last_event_id = last_event_id
+        if task_id is None:
+            told = "The connection was lost: events of any task may be missing"
+        else:
+            why = self._WHY.get(reason, reason)
+            told = f"Task {task_id} can't be followed on from where this stood: {why}"
+        goes_on = "Iterated again, this goes on with what is there; gaps='deliver' gives an item"
+        super().__init__(f"{told}. {goes_on}")
 
 
 class ResponseError(TaskcastError):

@@ -16,19 +16,22 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from taskcast_trio.core.errors import TaskcastError, Unauthorized
 from taskcast_trio.core.model import Envelope, Wire
 
-from .errors import ResponseError, decode, refusal
+from .errors import EventsLost, ResponseError, decode, refusal
 from .sse import DEFAULT_MAX_EVENT_SIZE, ServerSentEvent, SSEParser
-from .steps import Close, Flow, Open, Read, Renew, Reply, Request, Sleep
+from .steps import Bound, Close, Flow, Open, Read, Renew, Reply, Request, Sleep
 
-KEEPALIVE_S: Final = 15.0
-"""The silence after which a server sends a comment, unless it is configured otherwise."""
-STALL_S: Final = 2 * KEEPALIVE_S
-GLOBAL_STALL_S: Final = 2 * STALL_S
+KEEPALIVE: Final = "Taskcast-Keepalive"
+"""With it the head of a stream says after which silence (s) the server sends a comment."""
+KEEPALIVES_MISSED: Final = 2
+STALL_S: Final = 30.0
+GLOBAL_STALL_S: Final = 60.0
+"""The silence that is a lost connection where the server does not say how often it sends one."""
+MIN_STALL_S: Final = 1.0
 PATIENCE_S: Final = 300.0
 DEFAULT_RETRY_MS: Final = 2000
 MIN_BACKOFF_S: Final = 0.1
@@ -43,6 +46,9 @@ NOT_ENTERED: Final = (
 _OK: Final = 200
 _NO_CONTENT: Final = 204
 _MAX_DOUBLINGS: Final = 16
+
+
+Gaps: TypeAlias = Literal["raise", "deliver"]
 
 
 class Gap(Wire, frozen=True, kw_only=True):
@@ -70,6 +76,8 @@ class _Farewell(Wire, frozen=True, kw_only=True):
 
 
 Received: TypeAlias = Envelope | Gap
+Item = TypeVar("Item", bound=Received, covariant=True)
+"""What iterating a subscription gives."""
 
 
 class Cursor:
@@ -119,8 +127,8 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class Follow:
-    """What to follow, and how patiently; see `follow` for what the numbers mean."""
+class Follow(Generic[Item]):
+    """What to follow, and how patiently; see `streams` for what the numbers mean."""
 
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
@@ -130,7 +138,10 @@ class Follow:
     """Where to begin as long as there is no cursor."""
     last_event_id: str | None = None
     accumulated: bool = False
-    stall_s: float = STALL_S
+    gaps: Gaps = "raise"
+    stall_s: float | None = None
+    """None: what the server says, else ``unsaid_stall_s``."""
+    unsaid_stall_s: float = STALL_S
     patience_s: float = PATIENCE_S
     max_event_size: int = DEFAULT_MAX_EVENT_SIZE
 
@@ -140,17 +151,32 @@ class Follow:
         if last_event_id is not None:
             headers["Last-Event-ID"] = last_event_id
             params = dict(self.params)
-        return Request("GET", self.path, params, headers, read_timeout_s=self.stall_s)
+        stall_s = self.unsaid_stall_s if self.stall_s is None else self.stall_s
+        return Request("GET", self.path, params, headers, read_timeout_s=stall_s)
+
+    def silence_s(self, headers: Mapping[str, str]) -> float | None:
+        """How long a stream with this head may bring no byte; None: as long as its request said."""
+        if self.stall_s is not None:
+            return None
+        try:
+            keepalive_s = float(headers.get(KEEPALIVE, ""))
+        except ValueError:
+            return None
+        if not 0 < keepalive_s < math.inf:
+            return None
+        return max(KEEPALIVES_MISSED * keepalive_s, MIN_STALL_S)
 
 
-class Following:
+class Following(Generic[Item]):
     """The state of one subscription."""
 
-    def __init__(self, follow: Follow, clock: Callable[[], float]) -> None:
+    def __init__(self, follow: Follow[Item], clock: Callable[[], float]) -> None:
         self.follow = follow
         self.cursor = Cursor(follow.last_event_id)
         self.done: str | None = None
         self.gaps: deque[Gap] = deque(maxlen=GAPS_KEPT)
+        self._given_up: str | None = None
+        """The cursor that the newest gap did away with."""
         self.reconnects = 0
         self._entered: bool | None = None
         """None before."""
@@ -168,6 +194,10 @@ class Following:
         """When to connect again, as long as it is lost."""
         self._events: Iterator[ServerSentEvent] = iter(())
 
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
     def ready(self) -> Received | None:
         """The next item of what has been received; None for none.
 
@@ -184,6 +214,21 @@ class Following:
                 self._failures = 0
                 return item
         return None
+
+    def handed_out(self, item: Received) -> Item:
+        """The item as an iteration gives it.
+
+        Raises:
+            EventsLost: it is a gap, and those are to be raised.
+        """
+        if isinstance(item, Gap) and self.follow.gaps == "raise":
+            raise EventsLost(
+                item.reason,
+                item.replayed_from,
+                task_id=self.follow.task_id,
+                last_event_id=self._given_up,
+            )
+        return cast(Item, item)
 
     def next(self) -> Flow[Received | None]:
         """Wait for the next item; None at the end.
@@ -253,6 +298,8 @@ class Following:
             told = f"Expected an event stream, got {content_type or 'no content type'}"
             raise ResponseError(told, status=reply.status, code="bad_answer", body=b"")
         self._parser = SSEParser(max_event_size=self.follow.max_event_size)
+        if (silence_s := self.follow.silence_s(reply.headers)) is not None:
+            yield Bound(silence_s)
         self._connected = True
         self._connected_at = self._clock()
 
@@ -274,6 +321,7 @@ class Following:
         if event.event == "taskcast.gap":
             gap = decode(data, Gap, status=_OK)
             self.gaps.append(gap)
+            self._given_up = self.cursor.last_event_id
             self.cursor.reset()
             return gap
         if event.event == "taskcast.done":

@@ -42,6 +42,7 @@ class Outbox:
         client_id: the publisher.
         next_seq: the number of the next event that is put in.
         stored: how many numbers the server has, counted from 0.
+        last_index: the index of the newest event that is known to be stored; None before.
         failure: why nothing more is sent, if so.
     """
 
@@ -49,6 +50,7 @@ class Outbox:
         self.client_id = client_id
         self.next_seq = next_seq
         self.stored = next_seq
+        self.last_index: int | None = None
         self.failure: Exception | None = None
         self._waiting: deque[Draft] = deque()
         self._bytes = 0
@@ -95,9 +97,10 @@ class Outbox:
         self._bytes -= sum(map(_size, batch))
         return batch
 
-    def sent(self, batch: Sequence[Draft]) -> None:
-        """Take it that these are stored."""
+    def sent(self, batch: Sequence[Draft], last_index: int | None) -> None:
+        """Take it that these are stored, the last of them at this index, if that is known."""
         self.stored += len(batch)
+        self.last_index = self.last_index if last_index is None else last_index
 
     def broke(self, failure: Exception) -> None:
         """Send no more: what waits is dropped."""
@@ -112,8 +115,9 @@ def _size(draft: Draft) -> int:
 
 def delivered(
     task_id: str, batch: Sequence[Draft], policy: RetryPolicy, fence: int | None = None
-) -> Flow[None]:
-    """Publish a batch, which may be sent any number of times.
+) -> Flow[int | None]:
+    """Publish a batch, which may be sent any number of times; the index of its last event, where
+    the server still tells.
 
     Raises:
         SeqGap: the server has lost what it had stored before.
@@ -121,10 +125,11 @@ def delivered(
     """
     left = list(batch)
     size = len(left)
+    last_index = None
     while left:
         call = calls.publish_many(task_id, left[:size], fence=fence)
         try:
-            yield from answered(replace(call, final=(SeqGap,)), policy)
+            stored = yield from answered(replace(call, final=(SeqGap,)), policy)
         except SeqStale as stale:
             # So long ago that it is not shown again, but stored.
             expected = stale.facts.get("expectedSeq", 0)
@@ -137,4 +142,6 @@ def delivered(
             if isinstance(refused, TaskFull) or not size:
                 raise
         else:
+            last_index = stored[-1].index if stored else None
             del left[:size]
+    return last_index

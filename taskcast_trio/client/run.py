@@ -154,10 +154,10 @@ class Publisher:
                     if not batch:
                         await self._changed.wait()
                         continue
-                    await self._client.port.run(
+                    last_index = await self._client.port.run(
                         delivered(self._task_id, batch, self._plan.retries, self._plan.fence)
                     )
-                    self._outbox.sent(batch)
+                    self._outbox.sent(batch, last_index)
                     self._tell()
         except Exception as failure:
             self._outbox.broke(failure)

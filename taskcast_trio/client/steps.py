@@ -61,6 +61,13 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """Take the stream that was opened as broken when no byte comes for so long (s)."""
+
+    silence_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Wait for the next bytes of the stream; None where it has ended, or broke."""
 
@@ -88,5 +95,5 @@ class Renew:
     refused: str | None
 
 
-Step: TypeAlias = Send | Open | Read | Close | Sleep | Renew
+Step: TypeAlias = Send | Open | Bound | Read | Close | Sleep | Renew
 Flow: TypeAlias = Generator[Step, Any, T]

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from . import calls, ending, service_calls, streams
-from .following import Follow
+from .following import Follow, Item
 from .methods import described
 from .retries import Call, RetryPolicy, answered
 from .sync_port import Credentials, Port, Token
@@ -30,10 +30,14 @@ def _asked(make: Callable[P, Call[T]]) -> Callable[Concatenate[Any, P], T]:
     return described(method, make)
 
 
-def _followed(make: Callable[P, Follow]) -> Callable[Concatenate[Any, P], SyncSubscription]:
+def _followed(
+    make: Callable[P, Follow[Item]],
+) -> Callable[Concatenate[Any, P], SyncSubscription[Item]]:
     """A method that makes a subscription."""
 
-    def method(self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs) -> SyncSubscription:
+    def method(
+        self: TaskcastClient, /, *args: P.args, **kwargs: P.kwargs
+    ) -> SyncSubscription[Item]:
         return SyncSubscription(make(*args, **kwargs), self.port.another())
 
     return described(method, make, SyncSubscription.__name__)

@@ -12,8 +12,8 @@ import httpx
 
 from taskcast_trio.core.errors import TaskcastError
 
-from .steps import Close, Flow, Open, Read, Renew, Reply, Request, Send, Sleep, Step
-from .transport import built, is_stream, reply_of, unavailable, wants_body
+from .steps import Bound, Close, Flow, Open, Read, Renew, Reply, Request, Send, Sleep, Step
+from .transport import bound, built, is_stream, reply_of, unavailable, wants_body
 
 T = TypeVar("T")
 
@@ -100,6 +100,8 @@ class Port:
                 return self._send(request)
             case Open(request):
                 return self._open(request)
+            case Bound(silence_s):
+                return bound(self._response, silence_s)
             case Read():
                 return self._read()
             case Close():

@@ -131,9 +131,10 @@ class SyncPublisher:
         plan, port = self._plan, self._client.port.another(sleep=self._pause)
         try:
             while batch := self._next_batch():
-                port.run(delivered(self._task_id, batch, plan.retries, plan.fence))
+                flow = delivered(self._task_id, batch, plan.retries, plan.fence)
+                last_index = port.run(flow)
                 with self._changed:
-                    self._outbox.sent(batch)
+                    self._outbox.sent(batch, last_index)
                     self._changed.notify_all()
         except Exception as failure:
             with self._changed:

@@ -7,19 +7,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self
 
-from .following import Follow, Following, Gap, Received
+from .following import Follow, Following, Gap, Item, Received
 from .sync_port import Port
 
 
-class SyncSubscription:
+class SyncSubscription(Generic[Item]):
     """As `Subscription`, without ``async``; made by ``TaskcastClient.subscribe``.
 
     It belongs to one thread at a time and is entered once.
     """
 
-    def __init__(self, follow: Follow, port: Port) -> None:
+    def __init__(self, follow: Follow[Item], port: Port) -> None:
         self._following = Following(follow, time.monotonic)
         self._port = port
 
@@ -37,8 +37,13 @@ class SyncSubscription:
 
     @property
     def gaps(self) -> deque[Gap]:
-        """The newest gaps, each of which was also handed out as an item."""
+        """The newest gaps, each of which was also raised, or was an item."""
         return self._following.gaps
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as is known; False while it is being replaced."""
+        return self._following.connected
 
     @property
     def reconnects(self) -> int:
@@ -46,7 +51,7 @@ class SyncSubscription:
         return self._following.reconnects
 
     @property
-    def follow(self) -> Follow:
+    def follow(self) -> Follow[Item]:
         """What is followed."""
         return self._following.follow
 
@@ -67,11 +72,16 @@ class SyncSubscription:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Received:
-        """The next event or gap. Raises: as `Subscription`."""
+    def __next__(self) -> Item:
+        """The next event (or gap, where those are items). Raises: as `Subscription`."""
+        item = self.receive()
+        if item is None:
+            raise StopIteration
+        return self._following.handed_out(item)
+
+    def receive(self) -> Received | None:
+        """As `Subscription`'s."""
         item = self._following.ready()
         if item is None:
             item = self._port.run(self._following.next())
-        if item is None:
-            raise StopIteration
         return item

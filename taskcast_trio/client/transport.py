@@ -65,6 +65,13 @@ def built(
     return sent
 
 
+def bound(response: httpx.Response | None, silence_s: float) -> None:
+    """How long the body of a stream may bring no byte; before it is read."""
+    if response is not None:
+        # Of the request, as httpx asks for it: the head may be what says how long.
+        response.request.extensions["timeout"]["read"] = silence_s
+
+
 def unavailable(base_url: str, error: httpx.RequestError) -> ServerUnavailable:
     """What a request that got no answer is told as."""
     failure = ServerUnavailable(f"No answer from {base_url}: {_reason(error)}")

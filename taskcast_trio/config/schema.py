@@ -18,6 +18,7 @@ Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrZero: TypeAlias = Annotated[float, Meta(ge=0, le=31_536_000)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 LogLevel: TypeAlias = Literal["debug", "info", "warn", "error"]
+LogFormat: TypeAlias = Literal["auto", "json", "text"]
 Storage: TypeAlias = Literal["memory", "redis", "sqlite"]
 
 
@@ -314,6 +315,8 @@ class Config(Section, frozen=True):
     """Address to listen on. Without: 127.0.0.1 while ``auth.mode`` is none, else all interfaces."""
     log_level: LogLevel = "info"
     """What is logged: this and what weighs more."""
+    log_format: LogFormat = "auto"
+    """How a line looks: as JSON, or as text for a person. auto: text on a terminal, else JSON."""
     http: Literal["httptools", "h11"] = "httptools"
     """Who parses HTTP/1.1: httptools, the fast one, or h11 through Hypercorn's own protocol."""
     processes: Annotated[int, Meta(ge=1, le=256)] = 1

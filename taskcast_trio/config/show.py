@@ -30,6 +30,19 @@ def rows(loaded: Loaded, *, reveal: bool = False) -> Iterator[tuple[str, str, st
             yield path, render(value, reveal=reveal), source
 
 
+def tree(loaded: Loaded, *, reveal: bool = False) -> dict[str, Any]:
+    """The same as values for JSON: all of them, and the sources of those that are no defaults."""
+
+    def told(value: Any) -> str:
+        return value.reveal() if reveal and isinstance(value, Secret) else str(value)
+
+    return {
+        "file": loaded.file and str(loaded.file),
+        "values": msgspec.to_builtins(loaded.config, enc_hook=told),
+        "sources": dict(loaded.sources),
+    }
+
+
 def render(value: Any, *, reveal: bool = False) -> str:
     """Write a value on one line; no :class:`Secret` in it is readable, without ``reveal``."""
 

@@ -27,7 +27,7 @@ from taskcast_trio.server.target import (
 _OPENINGS: Final = ("taskcast.answer", "http.response.start")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 CORS_METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE"
-EXPOSED: Final = b"Retry-After, Taskcast-Status"
+EXPOSED: Final = b"Retry-After, Taskcast-Keepalive, Taskcast-Status"
 MAX_AGE_S: Final = b"600"
 
 

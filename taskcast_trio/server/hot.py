@@ -85,7 +85,7 @@ class HotRoutes:
             await answer.send(scope, send)
             return
         if scope["method"] == "HEAD":
-            await sse.send_head(send)
+            await sse.send_head(answer, send)
             await send({"type": "http.response.body"})
             return
         try:

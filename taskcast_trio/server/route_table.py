@@ -108,6 +108,10 @@ The task runs again; an object becomes its result, else `{resolution: ...}` does
 answer wins: later ones are a 400 `not_blocked`. An answer that breaks the `schema` of the request
 is a 400 that names the path, and the task stays blocked.
 """
+_KEEPALIVE: Final = {
+    "Taskcast-Keepalive": "After so many seconds of silence comes a comment; two missed are a dead "
+    "connection."
+}
 _TASK: Final = Answer("The task as it is now.", Task)
 
 TASK_ROUTES: Final = (
@@ -260,7 +264,7 @@ EVENT_ROUTES: Final = (
         text=_STREAM_TEXT,
         params=STREAM_PARAMS,
         answers={
-            200: Answer("The stream.", media=SSE_TYPE),
+            200: Answer("The stream.", media=SSE_TYPE, headers=_KEEPALIVE),
             204: Answer(
                 "The task has ended and nothing is left after the cursor: stop reconnecting.",
                 headers={"Taskcast-Status": "The status in which the task ended."},
@@ -296,7 +300,7 @@ EVENT_ROUTES: Final = (
             TICKET,
             Param("existing", "`true` also follows the tasks that were there before.", FLAG),
         ),
-        answers={200: Answer("The stream.", media=SSE_TYPE)},
+        answers={200: Answer("The stream.", media=SSE_TYPE, headers=_KEEPALIVE)},
         errors=(400,),
     ),
 )

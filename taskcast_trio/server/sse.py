@@ -55,6 +55,11 @@ class Pace:
     keepalive_s: float
     retry_ms: int
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The head of a stream: it says which silence is none, so that clients know a dead one."""
+        return [*HEADERS, (b"taskcast-keepalive", f"{self.keepalive_s:.15g}".encode())]
+
 
 def _retry(milliseconds: int) -> bytes:
     return b"retry: %d\n\n" % milliseconds
@@ -139,7 +144,7 @@ class Stream(ABC):
     its last words it does so itself, so that who reads them may come again at once.
     """
 
-    __slots__ = ("_chunks", "_closed", "_ended", "_last", "_pace", "_source", "_told", "admission")
+    __slots__ = ("_chunks", "_closed", "_ended", "_last", "_source", "_told", "admission", "pace")
 
     def __init__(
         self,
@@ -152,7 +157,7 @@ class Stream(ABC):
         """``told`` waits until everybody knows who follows here."""
         self._source = source
         self._told = told
-        self._pace = pace
+        self.pace = pace
         self.admission = admission
         """None for a HEAD, which gets no stream."""
         self._chunks: Iterator[bytes] = iter(start)
@@ -205,7 +210,7 @@ class Stream(ABC):
                 with self._silence():
                     blocks = await self._blocks()
             except Draining:
-                blocks = self._end(_goodbye(self._pace.retry_ms))
+                blocks = self._end(_goodbye(self.pace.retry_ms))
             except Forbidden as refusal:
                 blocks = self._end(_farewell(refusal))
             except StoreUnavailable:
@@ -235,7 +240,7 @@ class Stream(ABC):
         return scope
 
     def _silent_until(self) -> float:
-        keepalive = trio.current_time() + self._pace.keepalive_s
+        keepalive = trio.current_time() + self.pace.keepalive_s
         return keepalive if self.admission is None else min(keepalive, self.admission.deadline)
 
     def _is_over(self) -> bool:
@@ -303,7 +308,7 @@ class TaskStream(Stream):
                 elif not await self._push_live(link):
                     return False
         except Draining:
-            self._end(_goodbye(self._pace.retry_ms))
+            self._end(_goodbye(self.pace.retry_ms))
         except Forbidden as refusal:
             self._end(_farewell(refusal))
         last = await self._take_leave()
@@ -349,7 +354,7 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
 
     It is open, and closed after.
     """
-    await send_head(send)
+    await send_head(stream, send)
     link: Link | None = scope.get("extensions", {}).get("taskcast.link")
     if link is not None and isinstance(stream, TaskStream):
         link.take()
@@ -364,5 +369,5 @@ async def send_stream(stream: Stream, scope: Scope, receive: Receive, send: Send
         nursery.cancel_scope.cancel()
 
 
-async def send_head(send: Send) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": list(HEADERS)})
+async def send_head(stream: Stream, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": stream.pace.headers})

@@ -165,6 +165,7 @@ class Run:
             types=[RESOLVED_EVENT],
             include_status=False,
             last_event_id=self._answered,
+            gaps="deliver",
         ) as stream:
             async for item in stream:
                 if isinstance(item, Gap) or item.timestamp < since_ms:

@@ -78,11 +78,11 @@ def test_fields_that_promise_secrets_or_payloads_are_hidden(
     assert first["nested"]["ok"] == 1
 
 
-@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("log_format", ["json", "text"])
 def test_no_value_can_forge_a_line_or_steer_a_terminal(
-    capsys: pytest.CaptureFixture[str], as_json: bool
+    capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
-    setup_logging("info", json=as_json)
+    setup_logging("info", log_format)
     evil = 'x\r\n{"event": "forged"}\x1b[2J\x9b\u2028\u202e\ud800\x00'
     structlog.get_logger().info(evil, path=evil, items=[evil], **{"a\nb": evil})
     text = capsys.readouterr().err
@@ -91,11 +91,11 @@ def test_no_value_can_forge_a_line_or_steer_a_terminal(
     assert "forged" in text
 
 
-@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_is_logged_with_its_trace_and_no_local_values(
-    capsys: pytest.CaptureFixture[str], as_json: bool
+    capsys: pytest.CaptureFixture[str], log_format: str
 ) -> None:
-    setup_logging("info", json=as_json)
+    setup_logging("info", log_format)
     local_value = PLANTED
     try:
         raise ValueError("broken\x1b[2J" + "!" * len(local_value))
@@ -106,7 +106,7 @@ def test_an_exception_is_logged_with_its_trace_and_no_local_values(
     assert "ValueError: broken" in text
     assert "\x1b" not in text
     assert PLANTED not in text
-    if as_json:
+    if log_format == "json":
         assert len(text.splitlines()) == 1
 
 
@@ -150,7 +150,7 @@ def test_a_line_per_request_is_json_with_the_same_frame_and_heeds_the_level(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for level in ("debug", "info", "warn"):
-        logger = access_lines(level, json=True)
+        logger = access_lines(level, "json")
         assert logger is not None
         logger.debug("request", path="/health")
         logger.info("request", path="/tasks", status=200)
@@ -167,15 +167,42 @@ def test_a_line_per_request_is_json_with_the_same_frame_and_heeds_the_level(
     }
 
 
-@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+@pytest.mark.parametrize(
+    ("variable", "no_color", "coloured"),
+    [("", False, True), ("1", False, False), ("", True, False)],
+)
 def test_colours_are_for_terminals_of_people_who_want_them(
-    no_color: str,
+    variable: str,
+    no_color: bool,
     coloured: bool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("NO_COLOR", variable)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    setup_logging("info")
+    setup_logging("info", no_color=no_color)
     structlog.get_logger("tests").info("hello")
     assert ("\x1b[" in capsys.readouterr().err) is coloured
+
+
+@pytest.mark.parametrize(
+    ("log_format", "is_terminal", "as_json"),
+    [
+        ("auto", True, False),
+        ("auto", False, True),
+        ("json", True, True),
+        ("text", False, False),
+    ],
+)
+def test_lines_are_json_where_that_is_asked_for_or_nobody_reads_along(
+    log_format: str,
+    is_terminal: bool,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    setup_logging("info", log_format)
+    structlog.get_logger("tests").info("hello")
+    assert capsys.readouterr().err.startswith("{") is as_json
+    assert (access_lines("info", log_format) is not None) is as_json

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,9 +26,10 @@ from taskcast_trio.client import AsyncTaskcastClient
 from taskcast_trio.client.retries import Call, RetryPolicy
 from taskcast_trio.client.steps import Reply
 from taskcast_trio.core.model import CreateTask, Draft
+from tests.client.fault_proxy import Fault, Plan, fault_proxy
 from tests.integration.fleet import PAUSE_S, fleet
 
-from .commands import command, environment, piped, terminal
+from .commands import COMMAND, command, environment, piped, terminal
 
 T = TypeVar("T")
 TASK = b'{"id":"t","status":"running","createdAt":1,"updatedAt":1,"hot":false,"subscriberCount":0}'
@@ -210,6 +213,93 @@ async def test_publishing_goes_on_when_the_server_comes_back(tmp_path: Path) -> 
                 events = await history(first.url, "t")
     assert texts(events) == ["before ", "while it is away ", "after"]
     assert ends(events) == {"status": "completed"}
+
+
+def breaking(seed: int) -> Plan:
+    """Connections that are cut inside of a request, or before the answer comes, or bring each
+    request twice.
+    """
+    rng = random.Random(seed)
+
+    def plan(number: int) -> Fault:
+        if number == 0:  # one request has to be answered: who has the wrong server is told at once
+            return Fault(swallow=1)
+        return broken(rng)
+
+    return plan
+
+
+def broken(rng: random.Random) -> Fault:
+    kind = rng.randrange(3)
+    if kind == 0:
+        return Fault(cut_up=rng.randrange(1, 3000))
+    return Fault(doubled=kind == 1, swallow=rng.randrange(1, 3))
+
+
+def test_each_event_is_stored_once_and_in_order_over_connections_that_break(
+    url: str, env: dict[str, str]
+) -> None:
+    """Also by a second command, which counts anew and takes nothing for a repeat."""
+    lines = [f"line {number}" for number in range(3000)]
+    fed = "".join(f"{line}\n" for line in lines).encode()
+    options = ("--type", "log", "--lines", "--field", "line")
+    with httpx.Client(base_url=url) as client:
+        client.post("/tasks", json={"id": "cut"})
+        for number in range(2):
+            with fault_proxy(url, breaking(number)) as proxy:
+                done = subprocess.run(
+                    [*COMMAND, "publish", "cut", *options, "--json"],
+                    input=fed,
+                    env={**env, "TASKCAST_URL": proxy.url},
+                    capture_output=True,
+                    timeout=60,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stderr
+                assert proxy.cuts >= 3
+            told = json.loads(done.stdout)
+            assert (told["events"], told["lastIndex"]) == (3000, 3000 * (number + 1) - 1)
+        log = client.get("/tasks/cut/events/history").json()
+    assert [event["data"]["line"] for event in log] == lines * 2
+    assert [event["clientSeq"] for event in log] == [*range(3000)] * 2
+    assert len({event["clientId"] for event in log}) == 2
+
+
+async def test_a_task_with_as_many_publishers_as_it_may_have_takes_another_pipe(
+    tmp_path: Path,
+) -> None:
+    """More than a thousand commands may feed one task: those beyond do not count, but send keys."""
+    with fleet(1, "--publish-publishers-per-task", "1") as (server,):
+        env = environment(tmp_path, TASKCAST_URL=server.url)
+        async with httpx.AsyncClient() as client:
+            await client.post(f"{server.url}/tasks", json={"id": "t"})
+        for text in (b"one\n", b"two\nthree\n"):
+            done = await command("publish", "t", "--type", "n", "--lines", env=env, stdin=text)
+            assert done.returncode == 0, done.stderr
+        done = await command("publish", "t", "--type", "n", "--data", "4", env=env)
+        assert done.returncode == 0, done.stderr
+        events = await history(server.url, "t")
+    assert [event["data"] for event in events] == [
+        {"delta": "one"},
+        {"delta": "two"},
+        {"delta": "three"},
+        4,
+    ]
+    assert ["clientSeq" in event for event in events] == [True, False, False, False]
+
+
+async def test_what_comes_before_an_event_that_no_server_takes_is_published(
+    url: str, env: dict[str, str]
+) -> None:
+    lines = b'{"type":"a"}\n{"type":"b\\n"}\n{"type":"c"}\n'
+    done = await command("publish", "--new", "--id", "bad", env=env, stdin=lines)
+    assert done.returncode == 2
+    assert b"Error: event 2: " in done.stderr
+    assert [event["type"] for event in await history(url, "bad")] == [
+        "taskcast:status",
+        "a",
+        "taskcast:status",
+    ]
 
 
 async def test_a_task_that_somebody_else_ended_ends_the_pipe(url: str, env: dict[str, str]) -> None:

@@ -81,6 +81,35 @@ async def test_it_says_where_it_listens_serves_and_ends_with_0_on_a_signal(
     assert "draining" in events  # before or after the line of the last request
 
 
+async def test_as_json_it_says_so_in_one_line_and_logs_so_too(clean: Path) -> None:
+    options = ["--json", "-p", "0", "--admin-api", "--log-level", "debug"]
+    with trio.fail_after(30):
+        async with server_process("start", *options) as process:
+            said = json.loads(await read_until(process.stdout, b"\n"))
+            (url,) = said["listening"]
+            async with httpx.AsyncClient() as client:
+                assert (await client.get(f"{url}/health")).json()["ok"] is True
+            process.send_signal(signal.SIGTERM)
+            lines = (await read_all(process.stderr)).splitlines()
+            assert await process.wait() == 0
+    assert (said["url"], said["docs"]) == (url, f"{url}/docs")
+    assert (said["storage"], said["auth"]) == ("memory", "none")
+    assert (said["processes"], said["archive"], said["config"]) == (1, None, None)
+    assert len(said["adminToken"]) > 20
+    assert said["adminToken"] not in "".join(lines)
+    assert "request" in {json.loads(line)["event"] for line in lines}
+
+
+async def test_text_logs_are_for_people_off_a_terminal_too(clean: Path) -> None:
+    with trio.fail_after(30):
+        async with server_process("-p", "0", "--log-format", "text") as process:
+            await read_until(process.stdout, b"/docs\n")
+            process.send_signal(signal.SIGTERM)
+            lines = (await read_all(process.stderr)).splitlines()
+    assert any("stopped" in line for line in lines)
+    assert not any(line.startswith("{") or "\x1b" in line for line in lines)
+
+
 async def test_a_port_in_use_is_one_line_and_exit_1(clean: Path) -> None:
     with trio.fail_after(30), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

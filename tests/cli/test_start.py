@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from taskcast_trio import __version__
 from taskcast_trio.cli import main
 from taskcast_trio.cli import run as run_module
+from taskcast_trio.cli.output import Out
 from taskcast_trio.config import Loaded
 from taskcast_trio.config.keys import KEYS
 
@@ -23,7 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Loaded]:
     """What `start` would have run, instead of running it."""
     runs: list[Loaded] = []
 
-    def note(loaded: Loaded) -> int:
+    def note(loaded: Loaded, out: Out) -> int:
         runs.append(loaded)
         return 0
 
@@ -86,6 +88,41 @@ def test_every_key_that_one_text_can_give_is_a_flag(
 def test_log_level_says_more_than_verbose(runner: CliRunner, started: list[Loaded]) -> None:
     runner.invoke(main, ["-v", "--log-level", "error"])
     assert started[0].config.log_level == "error"
+
+
+@pytest.mark.parametrize("command", [[], ["start"]])
+def test_json_is_of_what_it_says_and_of_its_logs(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    runs: list[tuple[str, Out]] = []
+
+    def note(loaded: Loaded, out: Out) -> int:
+        runs.append((loaded.config.log_format, out))
+        return 0
+
+    monkeypatch.setattr(run_module, "run", note)
+    for args in ([], ["--json"], ["--no-color"], ["--json", "--log-format", "text"]):
+        assert runner.invoke(main, [*command, *args]).exit_code == 0
+    assert runs == [
+        ("auto", Out()),
+        ("json", Out(as_json=True)),
+        ("auto", Out(no_color=True)),
+        ("text", Out(as_json=True)),
+    ]
+
+
+def test_check_config_as_json_is_what_config_show_prints(runner: CliRunner) -> None:
+    Path("taskcast.config.yaml").write_text(f"port: 4000\nadminToken: {PLANTED}\n")
+    shown = json.loads(runner.invoke(main, ["config", "show", "--json"]).stdout)
+    result = runner.invoke(main, ["--check-config", "--json"])
+    assert PLANTED not in result.output
+    checked = json.loads(result.stdout)
+    assert (checked["values"].pop("logFormat"), shown["values"].pop("logFormat")) == (
+        "json",
+        "auto",
+    )
+    assert checked["sources"].pop("logFormat") == "--log-format"
+    assert checked == shown
 
 
 def test_check_config_shows_values_and_sources_and_no_secret(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,8 @@ from taskcast_trio.client import (
     AsyncTaskcastClient,
     BadRequest,
     Conflict,
+    EventsLost,
+    Gap,
     InvalidTransition,
     ServerUnavailable,
     TaskEnded,
@@ -37,7 +40,7 @@ from taskcast_trio.core.errors import (
     WebhookNotFound,
     WorkerNotFound,
 )
-from taskcast_trio.core.model import BlockedRequest, Envelope
+from taskcast_trio.core.model import BlockedRequest
 
 from .fault_proxy import Fault, fault_proxy
 from .flavours import NAMES, Flavour, assembled
@@ -214,13 +217,12 @@ def test_a_subscription_brings_what_was_asked_for_and_ends(flavour: Flavour, url
         async with client.subscribe(task.id, types=["n.1"]) as stream:
             items = [item async for item in stream]
             assert stream.done == "completed"
-        assert all(isinstance(item, Envelope) for item in items)
-        assert [value(item.data) for item in items] == [1, 3]  # type: ignore[union-attr]
-        first = items[0].event_id  # type: ignore[union-attr]
+        assert [value(item.data) for item in items] == [1, 3]
+        first = items[0].event_id
         for place in ("since", "last_event_id"):
             options: Any = {place: first}
             async with client.subscribe(task.id, types=["n.*"], **options) as stream:
-                rest = [value(item.data) async for item in stream]  # type: ignore[union-attr]
+                rest = [value(item.data) async for item in stream]
             assert rest == [2, 3]
         async with client.subscribe(task.id, since=datetime.now(UTC)) as stream:
             assert [item async for item in stream] == []
@@ -371,7 +373,21 @@ def test_a_lost_answer_does_not_write_twice(flavour: Flavour, url: str) -> None:
         assert proxy.cuts == 7
 
 
-def test_a_silent_connection_is_replaced(flavour: Flavour, url: str) -> None:
+@pytest.fixture(scope="module")
+def brisk() -> Iterator[str]:
+    """A server that is never silent for longer than half a second."""
+    with running_server("--sse-keepalive-seconds", "0.5", "--sse-retry-ms", "1") as url:
+        yield url
+
+
+@pytest.mark.parametrize("asked", [{"stall_s": 0.1}, {}], ids=["asked", "told"])
+def test_a_silent_connection_is_replaced(
+    flavour: Flavour, brisk: str, asked: dict[str, Any]
+) -> None:
+    """After the time that was asked for, or after two of the keepalives that the server tells of:
+    a second, not thirty.
+    """
+
     def plan(number: int) -> Fault:
         return Fault(silent_after=700) if number == 0 else Fault()
 
@@ -384,13 +400,47 @@ def test_a_silent_connection_is_replaced(flavour: Flavour, url: str) -> None:
         made.append(run.id)
 
     async def scenario(client: AsyncTaskcastClient) -> None:
-        async with client.subscribe(made[0], types=["n"], stall_s=0.1) as stream:
-            assert [value(i.data) async for i in stream] == list(range(20))  # type: ignore[union-attr]
+        began = time.monotonic()
+        async with client.subscribe(made[0], types=["n"], **asked) as stream:
+            assert [value(i.data) async for i in stream] == list(range(20))
             assert stream.reconnects >= 1
+        assert time.monotonic() - began < 20
 
-    flavour.play(url, publish)
-    with fault_proxy(url, plan) as proxy:
+    flavour.play(brisk, publish)
+    with fault_proxy(brisk, plan) as proxy:
         flavour.play(proxy.url, scenario)
+
+
+def test_a_log_that_was_lost_is_raised_and_assembled_anew(flavour: Flavour, url: str) -> None:
+    async def scenario(client: AsyncTaskcastClient) -> None:
+        task = await client.create()
+        piece: Any = {"series": "a", "mode": "accumulate"}
+        lost = await client.publish(task.id, "d", {"delta": "old"}, **piece)
+        await client.delete(task.id)
+        await client.create(id=task.id)
+        await client.publish(task.id, "d", {"delta": "new"}, **piece)
+        await client.transition(task.id, "cancelled")
+
+        async with client.subscribe(task.id, types=["d"], last_event_id=lost.id) as stream:
+            with pytest.raises(EventsLost) as told:
+                await anext(stream)
+            assert (told.value.reason, told.value.replayed_from) == ("unknown_cursor", 0)
+            assert (told.value.last_event_id, told.value.task_id) == (lost.id, task.id)
+            assert [value(item.data) async for item in stream] == [{"delta": "new"}]
+            assert stream.done == "cancelled"
+
+        both = client.subscribe(task.id, types=["d"], last_event_id=lost.id, gaps="deliver")
+        async with both as stream:
+            items = [item async for item in stream]
+        assert items[0] == Gap(reason="unknown_cursor", replayed_from=0)
+        assert len(items) == 2
+
+        async with client.subscribe(task.id, last_event_id=lost.id) as stream:
+            assembly = assembled(stream)
+            assert [update.text async for update in assembly] == ["new"]
+            assert [gap.reason for gap in stream.gaps] == ["unknown_cursor"]
+
+    flavour.play(url, scenario)
 
 
 @pytest.fixture(scope="module")
@@ -430,7 +480,7 @@ def test_a_token_that_is_over_is_renewed(flavour: Flavour, guarded: str) -> None
             tokens.revoke()
             await client.publish(task.id, "n", 1)
             await client.transition(task.id, "cancelled")
-            rest = [item.type async for item in stream]  # type: ignore[union-attr]
+            rest = [item.type async for item in stream]
         assert rest == ["n", "taskcast:status"]
         assert len(tokens.given) == 2
 
@@ -485,7 +535,7 @@ def test_all_tasks_are_followed(flavour: Flavour, url: str) -> None:
             await client.publish(before.id, kind, 1)
             await client.publish(after.id, kind, 2)
             items = [await anext(stream), await anext(stream)]
-        told = [(item.task_id, value(item.data)) for item in items]  # type: ignore[union-attr]
+        told = [(item.task_id, value(item.data)) for item in items]
         assert told == [(before.id, 1), (after.id, 2)]
 
     flavour.play(url, scenario)

@@ -69,7 +69,7 @@ def test_events_are_numbered_from_where_the_publisher_stands() -> None:
     assert seqs(batch) == [7, 8]
     assert {(each.client_id, each.seq_mode) for each in batch} == {("c", "fast-fail")}
     assert outbox.unstored
-    outbox.sent(batch)
+    outbox.sent(batch, None)
     assert not outbox.unstored
     assert outbox.take() == []
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import trio
 
 from taskcast_trio.client import (
     AsyncTaskcastClient,
+    EventsLost,
     EventTooLarge,
     Gap,
     ResponseError,
@@ -44,7 +46,7 @@ def raw_index(item: Received) -> int:
     return item.raw_index
 
 
-async def indexes(stream: Subscription) -> list[int | str]:
+async def indexes(stream: Subscription[Any]) -> list[int | str]:
     """The raw indexes of what comes until the end, ``gap`` for a gap."""
     return [item.raw_index if isinstance(item, Envelope) else "gap" async for item in stream]
 
@@ -223,7 +225,10 @@ async def test_after_a_gap_everything_may_come_again() -> None:
     anew = [envelope(0, epoch="B"), envelope(1, epoch="B"), latest(2)]
     second = streaming(gap(), *anew, cut=True)
     third = streaming(envelope(3, epoch="B"), done())
-    async with connected(first, second, third) as (server, client), client.subscribe("t") as stream:
+    async with (
+        connected(first, second, third) as (server, client),
+        client.subscribe("t", gaps="deliver") as stream,
+    ):
         assert await indexes(stream) == [0, 1, 2, "gap", 0, 1, 2, 3]
         assert list(stream.gaps) == [Gap(reason="unknown_cursor", replayed_from=0)]
     assert [r.cursor for r in server.requests] == [None, event_id(1), event_id(1, "B")]
@@ -232,12 +237,54 @@ async def test_after_a_gap_everything_may_come_again() -> None:
 async def test_after_a_gap_there_is_no_cursor_until_the_next_event() -> None:
     async with (
         connected(streaming(gap(), *EVENTS)) as (_, client),
-        client.subscribe("t", last_event_id="old") as stream,
+        client.subscribe("t", last_event_id="old", gaps="deliver") as stream,
     ):
         assert isinstance(await anext(stream), Gap)
         assert stream.last_event_id is None
         await anext(stream)
         assert stream.last_event_id == event_id(0)
+
+
+REASONS = ["unknown_cursor", "log_replaced", "events_expired", "of a later server"]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+async def test_what_cannot_be_continued_is_raised_and_a_new_iteration_goes_on(reason: str) -> None:
+    first = streaming(*EVENTS[:2], cut=True)
+    second = streaming(gap(2, reason), envelope(2, epoch="B"), envelope(3, epoch="B"), done())
+    async with connected(first, second) as (server, client), client.subscribe("t") as stream:
+        with pytest.raises(EventsLost, match="Task t ") as lost:
+            await indexes(stream)
+        assert (lost.value.reason, lost.value.replayed_from) == (reason, 2)
+        assert (lost.value.last_event_id, lost.value.task_id) == (event_id(1), "t")
+        assert (stream.last_event_id, stream.done) == (None, None)
+        assert await indexes(stream) == [2, 3]
+        assert (stream.done, stream.last_event_id) == ("completed", event_id(3, "B"))
+        assert list(stream.gaps) == [Gap(reason=reason, replayed_from=2)]
+    assert len(server.requests) == 2, "it goes on over the connection that it has"
+
+
+async def test_a_stale_cursor_is_raised_before_any_event() -> None:
+    async with (
+        connected(streaming(gap(), *EVENTS, done())) as (_, client),
+        client.subscribe("t", last_event_id="old") as stream,
+    ):
+        with pytest.raises(EventsLost) as lost:
+            await anext(stream)
+        assert lost.value.last_event_id == "old"
+        assert await indexes(stream) == [0, 1, 2, 3, 4]
+
+
+async def test_a_cut_behind_a_loss_does_not_bring_back_the_cursor_that_was_lost() -> None:
+    script = streaming(gap(), cut=True), streaming(*EVENTS, done())
+    async with (
+        connected(*script) as (server, client),
+        client.subscribe("t", last_event_id="old") as stream,
+    ):
+        with pytest.raises(EventsLost):
+            await anext(stream)
+        assert await indexes(stream) == [0, 1, 2, 3, 4]
+    assert [request.cursor for request in server.requests] == ["old", None]
 
 
 async def test_204_says_that_the_task_has_ended_and_nothing_follows() -> None:
@@ -415,7 +462,7 @@ class Attempts:
     def pauses(self) -> list[float]:
         return [b - a for a, b in zip(self.times, self.times[1:], strict=False)]
 
-    def subscribe(self, patience_s: float) -> Subscription:
+    def subscribe(self, patience_s: float) -> Subscription[Envelope]:
         client = AsyncTaskcastClient("http://server", http=self.http)
         return client.subscribe("t", patience_s=patience_s)
 
@@ -539,20 +586,40 @@ async def test_a_server_that_says_when_is_not_asked_before(
     assert 20 <= attempts.pauses[1] <= 30
 
 
-async def test_two_keepalives_that_do_not_come_are_a_lost_connection() -> None:
-    """What the server sends every 15 s unless it is configured otherwise."""
-    stalls = []
+@pytest.mark.parametrize(
+    ("said", "stalls"),
+    [
+        (None, (30, 60, 3)),
+        ("15", (30, 30, 3)),
+        ("0.75", (1.5, 1.5, 3)),
+        ("0.01", (1, 1, 3)),
+        ("600", (1200, 1200, 3)),
+        ("soon", (30, 60, 3)),
+        ("nan", (30, 60, 3)),
+        ("inf", (30, 60, 3)),
+        ("-1", (30, 60, 3)),
+    ],
+)
+async def test_two_keepalives_that_do_not_come_are_a_lost_connection(
+    said: str | None, stalls: tuple[float, ...]
+) -> None:
+    """Of the server's period, which the head says; else as a server has it that is not configured.
+    What the caller says goes before.
+    """
+    requests = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
-        stalls.append(request.extensions["timeout"]["read"])
-        return connection(done())
+        requests.append(request)
+        answer = connection(done())
+        answer.headers.update({} if said is None else {"Taskcast-Keepalive": said})
+        return answer
 
     http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     client = AsyncTaskcastClient("http://server", http=http)
     for stream in (client.subscribe("t"), client.subscribe_all(), client.subscribe("t", stall_s=3)):
         async with stream:
             assert await indexes(stream) == []
-    assert stalls == [30, 60, 3]
+    assert tuple(each.extensions["timeout"]["read"] for each in requests) == stalls
 
 
 async def test_following_all_tasks_tells_what_a_lost_connection_costs() -> None:
@@ -561,11 +628,25 @@ async def test_following_all_tasks_tells_what_a_lost_connection_costs() -> None:
         streaming(EVENTS[0], envelope(0, taskId="u"), cut=True),
         streaming(envelope(0, taskId="v"), done()),
     )
-    async with connected(*script) as (server, client), client.subscribe_all(types=["note"]) as all_:
+    async with (
+        connected(*script) as (server, client),
+        client.subscribe_all(types=["note"], gaps="deliver") as all_,
+    ):
         assert await indexes(all_) == [0, 0, "gap", 0]
         assert list(all_.gaps) == [Gap(reason="reconnected", replayed_from=-1)]
     assert [request.cursor for request in server.requests] == [None, None]
     assert {request.target for request in server.requests} == {"/events?types=note&existing=true"}
+
+
+async def test_following_all_tasks_raises_what_a_lost_connection_costs() -> None:
+    script = streaming(EVENTS[0], cut=True), streaming(envelope(0, taskId="v"), done())
+    async with connected(*script) as (server, client), client.subscribe_all() as all_:
+        assert raw_index(await anext(all_)) == 0
+        with pytest.raises(EventsLost, match="any task") as lost:
+            await anext(all_)
+        assert (lost.value.reason, lost.value.task_id) == ("reconnected", None)
+        assert await indexes(all_) == [0]
+    assert len(server.requests) == 2
 
 
 async def test_a_place_in_time_is_asked_for_until_there_is_a_cursor() -> None:

@@ -18,7 +18,7 @@ from taskcast_trio.client import (
     Update,
     assemble,
 )
-from taskcast_trio.core.model import BlockedRequest, Event, Task, TaskView
+from taskcast_trio.core.model import BlockedRequest, Envelope, Event, Task, TaskView
 from taskcast_trio.core.views import Health, Ticket, WebhookView, Worker
 
 
@@ -33,10 +33,13 @@ async def asynchronous(client: AsyncTaskcastClient) -> None:
     assert_type(await client.webhooks("t"), list[WebhookView])
     assert_type(await client.ticket(["t"]), Ticket)
     assert_type(await client.ping(), Health)
-    assert_type(client.subscribe("t", types=["a"]), Subscription)
+    assert_type(client.subscribe("t", types=["a"]), Subscription[Envelope])
+    assert_type(client.subscribe("t", gaps="deliver"), Subscription[Received])
+    assert_type(client.subscribe_all(gaps="raise"), Subscription[Envelope])
     assert_type(client.run(type="x"), Run)
     async with client.subscribe("t") as stream:
-        assert_type(await anext(stream), Received)
+        assert_type(await anext(stream), Envelope)
+        assert_type(await stream.receive(), Received | None)
         async for update in assemble(stream):
             assert_type(update, Update)
     await client.get()  # type: ignore[call-arg]
@@ -47,11 +50,12 @@ def synchronous(client: TaskcastClient) -> None:
     assert_type(client.create(type="x", ttl=3), Task)
     assert_type(client.list(), list[TaskView])
     assert_type(client.publish("t", "n"), Event)
-    assert_type(client.subscribe("t"), SyncSubscription)
+    assert_type(client.subscribe("t"), SyncSubscription[Envelope])
+    assert_type(client.subscribe_all(gaps="deliver"), SyncSubscription[Received])
     assert_type(client.run("t"), SyncRun)
     with client.subscribe("t") as stream:
         for item in stream:
-            assert_type(item, Received)
+            assert_type(item, Envelope)
         for update in assemble(stream):
             assert_type(update, Update)
 

@@ -175,8 +175,8 @@ def envelope(index: int, *, epoch: str = "A", **fields: Any) -> bytes:
     return ("\n".join(lines) + "\n\n").encode()
 
 
-def gap(replayed_from: int = 0) -> bytes:
-    data = json.dumps({"reason": "unknown_cursor", "replayedFrom": replayed_from})
+def gap(replayed_from: int = 0, reason: str = "unknown_cursor") -> bytes:
+    data = json.dumps({"reason": reason, "replayedFrom": replayed_from})
     return f"event: taskcast.gap\ndata: {data}\n\n".encode()
 
 

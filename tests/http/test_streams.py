@@ -139,6 +139,18 @@ async def test_a_stream_starts_with_retry_and_says_how_not_to_buffer_it(server: 
     assert answer.headers["Content-Type"] == "text/event-stream"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_stream_says_which_silence_is_none(start: Any, method: str) -> None:
+    pace = Sse(keepalive_seconds=2.5, global_keepalive_seconds=4_000_000)
+    async with start(Config(sse=pace)) as server:
+        task = await server.task()
+        said = []
+        for path in (f"/tasks/{task}/events", "/events"):
+            async with server.client.stream(method, path) as answer:
+                said.append(answer.headers["Taskcast-Keepalive"])
+        assert said == ["2.5", "4000000"]
+
+
 async def test_silence_is_broken_by_keepalives(start: Any) -> None:
     pace = Sse(keepalive_seconds=0.01, global_keepalive_seconds=0.01)
     async with start(Config(sse=pace)) as server:
