@@ -45,6 +45,7 @@ class Subscription:
     """
 
     __slots__ = (
+        "_anchor",
         "_clock",
         "_ended",
         "_epoch",
@@ -88,6 +89,8 @@ class Subscription:
         self._epoch = ""
         self._last = -1
         """The highest index that is behind this cursor, delivered or filtered out."""
+        self._anchor: tuple[int, str] | None = None
+        """The newest event that it has had: read again, it shows whether the log still has it."""
         self._silent_until = -1
         """Events up to this index only bring the running values up to the cursor."""
         self._filtered = 0
@@ -250,6 +253,8 @@ class Subscription:
                         self._silent_until = index
                     else:
                         self._last = index
+                    if not record.trims:  # else it may be the made-up one of the log's end
+                        self._anchor = (index, follow.last_event_id)
                     self._epoch = record.epoch
                     return []
             cut_place = -1
@@ -333,6 +338,7 @@ class Subscription:
                     break
                 replay.left -= 1
             self._replay_one(replay, entry, items)
+        self._had(page.entries, replay.high_water)
         if not page.more or replay.left == 0:
             for value in replay.left_over():
                 self._deliver(as_snapshot(value), items, resumable=False)
@@ -345,6 +351,7 @@ class Subscription:
     def _replay_run(self, replay: Replay, page: Page) -> list[Pumped]:
         """The page as it is."""
         items = self._run(page.entries)
+        self._had(page.entries, replay.high_water)
         if page.entries:
             replay.after_place = page.entries[-1].place
         if not page.more:
@@ -381,23 +388,27 @@ class Subscription:
         """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
         end.
         """
+        anchor = self._anchor
+        after = self._last if anchor is None else min(self._last, anchor[0] - 1)
         try:
-            page = await self._store.read(self.task_id, after=self._last, limit=PAGE_EVENTS)
+            page = await self._store.read(self.task_id, after=after, limit=PAGE_EVENTS)
         except TaskNotFound:
             return [*self._end("deleted")]
         behind = max(self._last, self._silent_until)
-        if not self._goes_on(page.record, behind):
+        if not self._goes_on(page.record, behind) or self._has_another(page.entries):
             return [*self._replaced(page.record)]
         if self._was_trimmed(page.record, behind):
             return [*await self._begin_again()]
         items: list[Pumped]
-        if self._runs and self._since_index is None and page.entries:
-            items = self._run(page.entries)
-            self._last = page.entries[-1].index
+        entries = [entry for entry in page.entries if entry.index > self._last]
+        if self._runs and self._since_index is None and entries:
+            items = self._run(entries)
+            self._last = entries[-1].index
         else:
             delivered: list[Item] = []
-            self._advance(page.entries, delivered)
+            self._advance(entries, delivered)
             items = [*delivered]
+        self._had(page.entries, self._last)
         if not page.more:
             self._last = max(self._last, page.record.next_index - 1)
             if page.record.task.terminal:
@@ -424,6 +435,7 @@ class Subscription:
                 items.append(Run(commit.entries, self._filtered, commit.shared))
                 self._filtered += len(commit.entries)
                 self._last = record.next_index - 1
+                self._anchor = (self._last, commit.entries[-1].id)
                 if record.task.terminal:
                     items += self._end(record.task.status)
             else:
@@ -443,6 +455,7 @@ class Subscription:
             if commit.deleted:
                 return items + self._end("deleted")
             self._advance(commit.entries, items)
+            self._had(commit.entries, self._last)
             self._last = max(self._last, commit.record.next_index - 1)
             if commit.record.task.terminal:
                 items += self._end(commit.record.task.status)
@@ -495,6 +508,22 @@ class Subscription:
         self._epoch = record.epoch
         return True
 
+    def _had(self, entries: Sequence[Entry], up_to: int) -> None:
+        """What was read or taken is behind now."""
+        known = -1 if self._anchor is None else self._anchor[0]
+        if entries and known < entries[-1].index <= up_to:
+            self._anchor = (entries[-1].index, entries[-1].id)
+
+    def _has_another(self, entries: Sequence[Entry]) -> bool:
+        """Whether the log has another event in the place of the newest that was had: it has lost
+        its end, and has grown past it since.
+        """
+        if self._anchor is None:
+            return False
+        index, id_ = self._anchor
+        there = next((entry for entry in entries if entry.index >= index), None)
+        return there is not None and there.index == index and there.id != id_
+
     def _replaced(self, record: TaskRecord) -> list[Item]:
         """The log is another one (imported over, or deleted and created again): follow it from its
         start, if that is allowed.
@@ -511,6 +540,7 @@ class Subscription:
     def _begin_anew(self) -> None:
         """Forget what is behind."""
         self._last = self._silent_until = -1
+        self._anchor = None
         self._filtered = 0
         self._since_index = None
         self._values = {}

@@ -59,8 +59,7 @@ class Peer:
 
     async def heard_all(self) -> bool:
         """Whether it was told nothing more by now: the answer comes behind whatever it was."""
-        told = await self.ask(type="nothing")
-        return bool(told["code"] == "UNKNOWN_TYPE")
+        return str((await self.ask(type="nothing")).get("code")) == "UNKNOWN_TYPE"
 
     async def closed(self) -> tuple[int, str]:
         with trio.fail_after(30), pytest.raises(ConnectionClosed) as caught:
@@ -412,8 +411,17 @@ async def test_declined_is_told_when_it_is_so_and_before_the_task_comes_back(
         record = await server.runtime.engine.record(task)
         session = server.runtime.workers.dispatcher.sessions["w"]
         session.offer(record.task, 1, server.runtime.engine.clock() + 500)
-        go_on.set()
-        assert await peer.hear() == {"type": "declined", "taskId": task}
+        told: list[dict[str, Any]] = []
+
+        async def hear() -> None:
+            told.append(await peer.hear())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear)
+            await wait_all_tasks_blocked(0.02)
+            assert told == []
+            go_on.set()
+        assert told == [{"type": "declined", "taskId": task}]
         assert await status_of(server, task) == "pending"
         assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
         await offered(peer, task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,15 @@ from taskcast_trio.core.errors import RateLimited, StaleFence
 from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.core.model import CreateTask, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
-from taskcast_trio.engine.workers import crew
+from taskcast_trio.engine.engine import wall_clock_ms
 from taskcast_trio.engine.workers.asked import Holding, Registration
 from taskcast_trio.engine.workers.hints import Hints
 from taskcast_trio.engine.workers.parties import Session
+from taskcast_trio.engine.workers.registry import Worker
 from taskcast_trio.storage.sqlite import open_sqlite
 
 from ..storage.redis.server import new_prefix, redis_url
+from ..waiting import becomes, until
 from .server_process import server_process
 
 PATIENCE_S = 60
@@ -88,10 +90,15 @@ async def status_of(runtime: Runtime, task_id: str) -> str:
     return (await runtime.engine.get(task_id)).status
 
 
-async def becomes(runtime: Runtime, task_id: str, status: str) -> None:
-    with trio.fail_after(PATIENCE_S):
-        while await status_of(runtime, task_id) != status:  # noqa: ASYNC110
-            await trio.sleep(0.02)
+async def worker_of(runtime: Runtime, worker: str = "w") -> Worker:
+    assert runtime.workers is not None
+    return await runtime.workers.get(worker)
+
+
+async def a_pull_waits(runtime: Runtime) -> None:
+    workers = runtime.workers
+    assert workers is not None
+    await until(lambda: workers.dispatcher.waiters)
 
 
 async def test_workers_and_their_tasks_outlive_the_server_on_sqlite(
@@ -129,13 +136,15 @@ async def test_a_worker_that_does_not_come_back_loses_its_tasks_after_the_grace(
     async with on_sqlite(path, clock) as runtime:
         assert runtime.workers is not None
         loop = runtime.workers._loops["lease"]
-        with trio.fail_after(PATIENCE_S):
-            while (await runtime.workers.get("w")).status != "offline":  # noqa: ASYNC110
-                await trio.sleep(0.05)
+
+        async def is_offline() -> bool:
+            return (await worker_of(runtime)).status == "offline"
+
+        await until(is_offline)
         assert await status_of(runtime, "a") == "assigned"
         clock.now_ms += 31_000
         loop.notify(0)
-        await becomes(runtime, "a", "pending")
+        await becomes(runtime.engine, "a", "pending")
         with pytest.raises(StaleFence):
             await runtime.engine.publish("a", [], fence=fence)
 
@@ -169,41 +178,39 @@ def redis_config() -> Config:
 
 
 @asynccontextmanager
-async def two(config: Config) -> AsyncIterator[tuple[Runtime, Runtime]]:
+async def two(
+    config: Config, clock: Callable[[], int] = wall_clock_ms
+) -> AsyncIterator[tuple[Runtime, Runtime]]:
     with trio.fail_after(PATIENCE_S):
         async with AsyncExitStack() as stack:
-            one, other = [await stack.enter_async_context(open_runtime(config)) for _ in range(2)]
-            peers = one.backend.peers
-            assert peers is not None
-            while peers.count < 2:  # noqa: ASYNC110
-                await trio.sleep(0.05)
+            one, other = [
+                await stack.enter_async_context(open_runtime(config, clock=clock)) for _ in range(2)
+            ]
+            for runtime in (one, other):
+                peers = runtime.backend.peers
+                assert peers is not None
+                await until(lambda: peers.count == 2)  # noqa: B023
             yield one, other
 
 
-@pytest.fixture
-def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not the look of each second that finds anything."""
-    monkeypatch.setattr(crew, "LOOK_AROUND_S", 3600.0)
-    monkeypatch.setattr(crew, "LOOK_AGAIN_SHARED_S", 3600.0)
-
-
-async def until_waiting(runtime: Runtime) -> None:
-    """Wait until a pull waits for a task."""
-    assert runtime.workers is not None
-    while not runtime.workers.dispatcher.waiters:  # noqa: ASYNC110
-        await trio.sleep(0.01)
-
-
 async def test_a_pull_is_woken_at_once_by_a_task_that_another_process_creates(
-    told_only: None, redis_config: Config
+    redis_config: Config,
 ) -> None:
     async with two(redis_config) as (one, other):
         await register(one)
         for n in range(3):
+            got: list[float] = []
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(pulled, one)
-                await until_waiting(one)
+
+                async def wait() -> None:
+                    await pulled(one)
+                    got.append(trio.current_time())  # noqa: B023
+
+                nursery.start_soon(wait)
+                await a_pull_waits(one)
+                created = trio.current_time()
                 await other.engine.create(CreateTask(id=f"t{n}", assign_mode="pull"))
+            assert got[0] - created < 0.9, "it was not the look of each second that woke it"
 
 
 async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
@@ -216,7 +223,7 @@ async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
         got: list[Task | None] = []
 
         async def wait(runtime: Runtime) -> None:
-            got.append(await pull(runtime, wait_s=4))
+            got.append(await pull(runtime, wait_s=1.5))
 
         async with trio.open_nursery() as nursery:
             for n in range(16):
@@ -229,13 +236,13 @@ async def test_racing_processes_never_give_a_worker_more_than_its_capacity(
         # A slot that is freed in one process serves who waits in the other.
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait, runtimes[1])
-            await until_waiting(runtimes[1])
+            await a_pull_waits(runtimes[1])
             await runtimes[0].engine.transition(tasks[0].id, Transition(status="cancelled"))
         assert got[-1] is not None
 
 
 async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_there(
-    told_only: None, redis_config: Config
+    redis_config: Config,
 ) -> None:
     async with two(redis_config) as (one, other):
         said, heard = trio.open_memory_channel[dict[str, Any]](100)
@@ -248,11 +255,15 @@ async def test_a_worker_hears_of_a_cancel_in_another_process_and_is_asked_from_t
             session,
             owner=None,
         )
+        started = trio.current_time()
         await other.engine.create(CreateTask(id="t", type="x", assign_mode="ws-offer"))
         assert (await heard.receive())["type"] == "offer"
         await one.workers.accept(session, "t")
+        cancelled = trio.current_time()
         await other.engine.transition("t", Transition(status="cancelled"))
         assert (await heard.receive())["reason"] == "cancelled"
+        assert trio.current_time() - cancelled < 0.9
+        assert cancelled - started < 2
         await one.workers.disconnect(session, clean=True)
 
 
@@ -267,10 +278,10 @@ async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
         await pulled(one)
         for holder, asker in ((one, other), (other, one)) * 2:
             assert holder.workers is not None
-            declined = trio.current_time()
             await holder.workers.decline("w", "t", blacklist=False)
+            declined = trio.current_time()
             await pulled(asker)
-            assert trio.current_time() - declined > 0.99
+            assert trio.current_time() - declined > 0.9
 
 
 async def test_a_worker_that_was_drained_in_one_process_gets_nothing_in_another(
@@ -288,28 +299,33 @@ async def test_a_worker_that_was_drained_in_one_process_gets_nothing_in_another(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            await trio.sleep(0.1)
+            await a_pull_waits(other)
             await one.workers.set_draining("w", draining=True)
             await other.engine.create(CreateTask(id="t", assign_mode="pull"))
         assert got == [None]
         assert await status_of(one, "t") == "pending"
 
 
-async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> None:
+async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other(clock: Clock) -> None:
     defaults = WorkerDefaults(heartbeat_interval_ms=500, heartbeat_timeout_ms=2500)
     config = Config(
         workers=Workers(enabled=True, defaults=defaults),
         storage="redis",
         redis=Redis(url=SecretUrl(redis_url()), prefix=new_prefix()),
     )
-    async with two(config) as (one, other):
+    async with two(config, clock) as (one, other):
         await register(one)
         assert one.workers is not None
-        assert other.workers is not None
-        for _ in range(10):
+
+        async def heard() -> bool:
+            worker = await worker_of(other)
+            assert worker.status == "idle"
+            return worker.heartbeat_ms == clock.now_ms
+
+        for _ in range(4):
+            clock.now_ms += 1000
             await one.workers.heartbeat("w", UNSET, owner=None)
-            await trio.sleep(0.5)
-            assert (await other.workers.get("w")).status == "idle"
+            await until(heard)
 
 
 async def test_workers_are_counted_over_all_processes(redis_config: Config) -> None:
@@ -358,9 +374,10 @@ async def test_a_worker_is_known_after_every_process_has_restarted(redis_config:
 
 
 @asynccontextmanager
-async def worker_process(url: str, worker: str, hold_s: float) -> AsyncIterator[trio.Process]:
+async def worker_process(url: str, worker: str) -> AsyncIterator[trio.Process]:
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.integration.worker_process", url, worker, str(hold_s)],
+        [sys.executable, "-m", "tests.integration.worker_process", url, worker],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -371,6 +388,12 @@ async def worker_process(url: str, worker: str, hold_s: float) -> AsyncIterator[
             process.send_signal(signal.SIGKILL)
         with trio.CancelScope(shield=True):
             await process.wait()
+
+
+async def finish(process: trio.Process) -> None:
+    """Let the worker complete its tasks."""
+    assert process.stdin is not None
+    await process.stdin.aclose()
 
 
 async def lines(process: trio.Process, count: int) -> list[str]:
@@ -394,12 +417,13 @@ async def test_a_killed_worker_that_held_five_tasks_has_them_finished_elsewhere(
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*options) as (url, _),
-            worker_process(url, "doomed", 600) as doomed,
+            worker_process(url, "doomed") as doomed,
         ):
             tasks = [await created(url) for _ in range(5)]
             assert sorted(await lines(doomed, 5)) == sorted(tasks)
             doomed.send_signal(signal.SIGKILL)
-            async with worker_process(url, "spare", 0.1) as spare:
+            async with worker_process(url, "spare") as spare:
+                await finish(spare)
                 assert sorted(await lines(spare, 5)) == sorted(tasks)
                 for task in tasks:
                     actions = await actions_of(url, task, "completed")
@@ -418,7 +442,7 @@ async def test_a_server_that_is_killed_under_its_worker_goes_on_with_it(
     with trio.fail_after(PATIENCE_S):
         async with AsyncExitStack() as stack:
             async with server_process(*options) as (url, server):
-                worker = await stack.enter_async_context(worker_process(url, "w", 3))
+                worker = await stack.enter_async_context(worker_process(url, "w"))
                 tasks = [await created(url) for _ in range(2)]
                 assert sorted(await lines(worker, 2)) == sorted(tasks)
                 server.send_signal(signal.SIGKILL)
@@ -427,6 +451,7 @@ async def test_a_server_that_is_killed_under_its_worker_goes_on_with_it(
             async with server_process(*options, "-p", port):
                 waiting = await created(url)
                 assert await lines(worker, 1) == [waiting]
+                await finish(worker)
                 for task in tasks:
                     assert await actions_of(url, task, "completed") == ["assigned"]
 
@@ -438,9 +463,9 @@ async def created(url: str) -> str:
 
 
 async def actions_of(url: str, task: str, status: str) -> list[str]:
-    """What was done with the task, once it has this status."""
-    async with httpx.AsyncClient(base_url=url) as client:
-        while (await client.get(f"/tasks/{task}")).json()["status"] != status:  # noqa: ASYNC110
-            await trio.sleep(0.05)
+    """What was done with the task, once it has ended with this status."""
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+        await client.get(f"/tasks/{task}/events")  # ends with the task
+        assert (await client.get(f"/tasks/{task}")).json()["status"] == status
         log = (await client.get(f"/tasks/{task}/events/history")).json()
     return [event["data"]["action"] for event in log if event["type"] == "taskcast:audit"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import msgspec
 import trio
 
 from taskcast_trio.config import Config, Workers
 from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.engine.workers.registry import Worker as Row
 from taskcast_trio.worker import Worker
+
+from .. import waiting
 
 MODES = {"websocket": "ws-offer", "pull": "pull"}
 """How tasks are assigned in each mode of a worker."""
@@ -36,14 +41,18 @@ async def working(*workers: Worker) -> AsyncIterator[None]:
             worker.stop()
 
 
-async def becomes(server: Any, task: str, status: str, wait_s: float = 30) -> dict[str, Any]:
+async def becomes(server: Any, task: str, status: str, wait_s: float = 20) -> dict[str, Any]:
     """The task, once it has this status."""
-    with trio.fail_after(wait_s):
-        while True:
-            found: dict[str, Any] = (await server.client.get(f"/tasks/{task}")).json()
-            if found["status"] == status:
-                return found
-            await trio.sleep(0.02)
+    found = await waiting.becomes(server.runtime.engine, task, status, wait_s)
+    shown: dict[str, Any] = json.loads(msgspec.json.encode(found))
+    return shown
+
+
+def row_of(server: Any, worker: Worker) -> Row:
+    """The worker as its server knows it."""
+    row = server.runtime.workers.registry.get(worker.id)
+    assert isinstance(row, Row)
+    return row
 
 
 async def events_of(server: Any, task: str, type_: str | None = None) -> list[dict[str, Any]]:
@@ -65,6 +74,8 @@ class Relay:
         self.lose: bytes | None = None
         """The next answer to a request that holds this is lost, with its connection."""
         self.lost = 0
+        self.has_lost = trio.Event()
+        self.met = trio.Event()
         self._port = port
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
@@ -74,6 +85,7 @@ class Relay:
         await trio.serve_listeners(self._serve, listeners)
 
     async def _serve(self, near: trio.SocketStream) -> None:
+        self.met.set()
         async with near:
             if not self.through:
                 await trio.sleep_forever()
@@ -97,6 +109,7 @@ class Relay:
                         if self.lose is not None and self.lose in asked:
                             self.lose = None
                             self.lost += 1
+                            self.has_lost.set()
                             break
                         await self._give(near, data)
                     scope.cancel()

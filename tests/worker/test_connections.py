@@ -15,10 +15,22 @@ from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
 from taskcast_trio.core.errors import Forbidden, NotFound, Unauthorized
 from taskcast_trio.core.model import CreateTask
 from taskcast_trio.worker import Run, WorkerReplaced
+from taskcast_trio.worker.api import Api
 
 from ..http.conftest import start_server
 from ..storage.redis.server import free_port
-from .support import MODES, Relay, actions_of, becomes, config, events_of, worker_of, working
+from ..waiting import until
+from .support import (
+    MODES,
+    Relay,
+    actions_of,
+    becomes,
+    config,
+    events_of,
+    row_of,
+    worker_of,
+    working,
+)
 
 SECRET = "a secret of the tests, of 32 bytes or more"
 
@@ -28,7 +40,8 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
 ) -> None:
     """Its worker goes on in good faith: nobody has told it."""
     worker = worker_of(server.url, "pull", heartbeat_s=1000, worker_id="late")
-    begun, go_on, why = trio.Event(), trio.Event(), []
+    begun, go_on, ended = trio.Event(), trio.Event(), trio.Event()
+    why: list[str | None] = []
 
     @worker.task()
     async def handler(run: Run) -> None:
@@ -39,6 +52,7 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
             await trio.sleep_forever()
         finally:
             why.append(run.cancelled)
+            ended.set()
 
     async with working(worker):
         task = await server.task(assignMode="pull")
@@ -48,17 +62,24 @@ async def test_a_task_that_was_handed_on_is_stopped_and_its_late_words_are_refus
         await becomes(server, task, "pending")
         go_on.set()
         with trio.fail_after(30):
-            while not why:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-        assert why[0] == "reassigned"
+            await ended.wait()
+        assert why == ["reassigned"]
         assert await events_of(server, task, "late") == []
 
 
 async def test_of_a_task_that_comes_back_to_its_worker_only_the_former_run_is_stopped(
-    server: Any,
+    server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is to be stopped the server says by the task, and both runs are of the same."""
-    worker = worker_of(server.url, "pull", heartbeat_s=1.5, worker_id="w")
+    worker = worker_of(server.url, "pull", heartbeat_s=2.0, worker_id="w")
+    heartbeat, heard = Api.heartbeat, trio.Event()
+
+    async def note(self: Api, *args: Any) -> Any:
+        answer = await heartbeat(self, *args)
+        heard.set()
+        return answer
+
+    monkeypatch.setattr(Api, "heartbeat", note)
     ends: list[str | None] = []
     begun, go_on = trio.Event(), trio.Event()
 
@@ -73,11 +94,11 @@ async def test_of_a_task_that_comes_back_to_its_worker_only_the_former_run_is_st
     async with working(worker):
         task = await server.task(assignMode="pull")
         await begun.wait()
-        begun = trio.Event()
         await server.client.post(f"/workers/tasks/{task}/decline", json={"workerId": "w"})
+        begun = trio.Event()
         await begun.wait()
-        while not ends:  # noqa: ASYNC110
-            await trio.sleep(0.01)
+        heard = trio.Event()
+        await heard.wait()
         go_on.set()
         await becomes(server, task, "completed")
     assert ends == ["reassigned", None]
@@ -97,10 +118,13 @@ async def test_a_worker_that_the_server_forgot_comes_back_with_its_tasks(server:
         task = await server.task(assignMode="pull")
         await begun.wait()
         await server.client.delete("/workers/w")
-        with trio.fail_after(30):
-            while (await server.client.get("/workers/w")).status_code != 200:  # noqa: ASYNC110
-                await trio.sleep(0.02)
-        await trio.sleep(1)
+
+        def is_back_with_its_task() -> bool:
+            row = row_of(server, worker)
+            return not row.gone and row.offline_ms is None and row.orphans == {}
+
+        await until(is_back_with_its_task)
+        assert list(row_of(server, worker).held) == [task]
         go_on.set()
         await becomes(server, task, "completed")
         assert await actions_of(server, task) == ["assigned"]
@@ -111,17 +135,17 @@ async def test_a_worker_whose_id_another_one_takes_ends_and_leaves_it_its_tasks(
 ) -> None:
     one, two = (worker_of(server.url, worker_id="w") for _ in range(2))
     ran: list[int] = []
+    replaced = trio.Event()
 
     async def handler(run: Run) -> None:
         ran.append(1)
         if len(ran) == 1:
             await trio.sleep_forever()
-        await trio.sleep(0.5)
+        await replaced.wait()
 
     one.task()(handler)
     two.task()(handler)
     async with trio.open_nursery() as nursery:
-        replaced = trio.Event()
 
         async def first() -> None:
             with pytest.raises(WorkerReplaced):
@@ -132,7 +156,6 @@ async def test_a_worker_whose_id_another_one_takes_ends_and_leaves_it_its_tasks(
         task = await server.task(assignMode="ws-offer")
         await becomes(server, task, "running")
         nursery.start_soon(two.run)
-        await replaced.wait()
         await becomes(server, task, "completed")
         two.stop()
     assert await actions_of(server, task) == ["assigned", "lost", "assigned"]
@@ -143,7 +166,7 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
 ) -> None:
     """A connection that is dead without a word, as behind a router that has lost it."""
     relay = Relay(server.port)
-    begun, why = trio.Event(), []
+    begun, ended, why = trio.Event(), trio.Event(), []
 
     async with trio.open_nursery() as nursery:
         await nursery.start(relay.run)
@@ -156,6 +179,7 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
                 await trio.sleep_forever()
             finally:
                 why.append((run.cancelled, trio.current_time()))
+                ended.set()
 
         await nursery.start(worker.run)
         task = await server.task(assignMode="ws-offer")
@@ -163,10 +187,9 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
         relay.through = False
         cut_at = trio.current_time()
         with trio.fail_after(30):
-            while not why:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await ended.wait()
         assert why[0][0] == "lease_ended"
-        assert why[0][1] - cut_at < 4
+        assert why[0][1] - cut_at < 2.5
         await becomes(server, task, "pending")
         nursery.cancel_scope.cancel()
 
@@ -224,9 +247,11 @@ async def test_what_was_answered_and_not_heard_is_not_done_twice(server: Any, lo
     assert len(await events_of(server, task, "taskcast:status")) == 2
 
 
-async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves() -> None:
-    async with start_server(config()) as server, trio.open_nursery() as nursery:
-        relay = Relay(server.port)
+async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves(
+    server: Any,
+) -> None:
+    relay = Relay(server.port)
+    async with trio.open_nursery() as nursery:
         await nursery.start(relay.run)
         relay.lose = b"GET /workers/pull"
         worker = worker_of(relay.url, "pull")
@@ -238,23 +263,22 @@ async def test_a_task_that_a_worker_never_heard_of_is_handed_on_when_it_leaves()
         task = await server.task(assignMode="pull")
         await becomes(server, task, "assigned")
         with trio.fail_after(30):
-            while not relay.lost:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await relay.has_lost.wait()
         worker.stop()
-        await becomes(server, task, "pending")
+        await becomes(server, task, "pending", wait_s=2)
         nursery.cancel_scope.deadline = trio.current_time() + 1
 
 
 async def test_a_worker_with_busy_handlers_stays_known(mode: str) -> None:
-    """The server cuts who says nothing for 1.5 s."""
-    defaults = {"heartbeat_interval_ms": 500, "heartbeat_timeout_ms": 1500}
+    """The server cuts who says nothing for 0.6 s."""
+    defaults = {"heartbeat_interval_ms": 200, "heartbeat_timeout_ms": 600}
     async with start_server(config(**defaults, disconnect_grace_ms=100)) as server:
         worker = worker_of(server.url, mode, heartbeat_s=None)
 
         @worker.task()
         async def handler(run: Run) -> None:
-            until = trio.current_time() + 4
-            while trio.current_time() < until:
+            began_ms = row_of(server, worker).heartbeat_ms
+            while row_of(server, worker).heartbeat_ms < began_ms + 1500:
                 await run.emit("tick")
 
         async with working(worker):
@@ -268,18 +292,21 @@ async def test_an_idle_worker_stays_known_where_only_the_timeout_was_made_shorte
     mode: str,
 ) -> None:
     """The interval stays at its 30 s: nobody may have to keep silent for longer than is allowed."""
-    async with start_server(config(heartbeat_timeout_ms=1500, disconnect_grace_ms=100)) as server:
+    async with start_server(config(heartbeat_timeout_ms=900, disconnect_grace_ms=100)) as server:
         worker = worker_of(server.url, mode, heartbeat_s=None, worker_id="w")
 
         @worker.task()
         async def nothing(run: Run) -> None: ...
 
         async with working(worker):
-            came = (await server.client.get("/workers/w")).json()["connectedAt"]
-            for _ in range(20):
-                await trio.sleep(0.2)
-                shown = (await server.client.get("/workers/w")).json()
-                assert (shown.get("status"), shown.get("connectedAt")) == ("idle", came)
+            came = row_of(server, worker)
+
+            def is_known_for_long() -> bool:
+                row = row_of(server, worker)
+                assert (row.status, row.connected_ms) == ("idle", came.connected_ms)
+                return row.heartbeat_ms > came.heartbeat_ms + 1800
+
+            await until(is_known_for_long)
 
 
 async def test_a_worker_speaks_tls(mode: str, tmp_path: Path) -> None:
@@ -300,9 +327,7 @@ async def test_a_worker_speaks_tls(mode: str, tmp_path: Path) -> None:
         async with working(worker):
             engine = server.runtime.engine
             task = await engine.create(CreateTask(assign_mode=MODES[mode]))  # type: ignore[arg-type]
-            with trio.fail_after(30):
-                while (await engine.get(task.id)).status != "completed":  # noqa: ASYNC110
-                    await trio.sleep(0.02)
+            await becomes(server, task.id, "completed")
 
 
 async def test_a_worker_whose_token_is_not_taken_raises(mode: str) -> None:
@@ -346,7 +371,9 @@ async def test_a_server_without_workers_is_told_apart_from_one_that_is_away(mode
             await worker.run()
 
 
-async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> None:
+async def test_a_server_that_is_away_at_the_start_is_waited_for(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
     port = free_port()
     worker = worker_of(f"http://127.0.0.1:{port}", mode)
 
@@ -355,7 +382,7 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> No
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
-        await trio.sleep(0.6)
+        await until(lambda: "waits for its server" in caplog.text)
         assert worker.id is None
         async with start_server(config(), port=port) as server:
             task = await server.task(assignMode=MODES[mode])
@@ -364,11 +391,13 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(mode: str) -> No
 
 
 @pytest.mark.parametrize("listens", [False, True])
-async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str, listens: bool) -> None:
+async def test_a_worker_that_never_met_its_server_can_be_stopped(
+    mode: str, listens: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Nobody is there, or somebody who never says a word."""
     relay = Relay(free_port())
     relay.through = False
-    with trio.fail_after(15):
+    with trio.fail_after(3):
         async with trio.open_nursery() as nursery:
             await nursery.start(relay.run)
             url = relay.url if listens else f"http://127.0.0.1:{free_port()}"
@@ -378,7 +407,7 @@ async def test_a_worker_that_never_met_its_server_can_be_stopped(mode: str, list
             async def nothing(run: Run) -> None: ...
 
             async def stop() -> None:
-                await trio.sleep(0.3)
+                await until(lambda: relay.met.is_set() or "waits for its server" in caplog.text)
                 worker.stop()
 
             async with trio.open_nursery() as inner:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from taskcast_trio.testing import START_MS
 from taskcast_trio.worker import Decline, Run
@@ -150,9 +151,8 @@ async def test_a_blocked_handler_goes_on_with_the_answer(server: Any, mode: str)
         resolve = f"/tasks/{task}/resolve"
         assert (await server.client.post(resolve, json={"data": {"no": 1}})).status_code == 400
         assert (await server.client.post(resolve, json={"data": {"ok": True}})).is_success
-        with trio.fail_after(30):
-            while not (await server.client.post(resolve, json={"data": "yes"})).is_success:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await becomes(server, task, "blocked")
+        assert (await server.client.post(resolve, json={"data": "yes"})).is_success
         await becomes(server, task, "completed")
     assert answers == [{"ok": True}, "yes", None]
 
@@ -173,9 +173,6 @@ async def test_a_second_attempt_waits_for_an_answer_of_its_own(server: Any) -> N
         for answer in (1, 2):
             await becomes(server, task, "blocked")
             await server.client.post(f"/tasks/{task}/resolve", json={"data": answer})
-            with trio.fail_after(30):
-                while len(answers) < answer:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
         await becomes(server, task, "completed")
     assert answers == [1, 2]
 
@@ -191,26 +188,26 @@ async def test_requests_of_one_millisecond_do_not_get_each_others_answers() -> N
         async with working(worker):
             task = await server.task(assignMode="ws-offer")
             for answer in (1, 2):
-                with trio.fail_after(30):
-                    resolve = f"/tasks/{task}/resolve"
-                    while not (  # noqa: ASYNC110
-                        await server.client.post(resolve, json={"data": answer})
-                    ).is_success:
-                        await trio.sleep(0.01)
+                await becomes(server, task, "blocked")
+                resolve = f"/tasks/{task}/resolve"
+                assert (await server.client.post(resolve, json={"data": answer})).is_success
             assert (await becomes(server, task, "completed"))["result"] == {"answers": [1, 2]}
 
 
 async def test_a_block_that_is_cancelled_alone_takes_its_request_back(server: Any) -> None:
     worker = worker_of(server.url)
+    asking = trio.CancelScope()
 
     @worker.task()
     async def handler(run: Run) -> dict[str, bool]:
-        with trio.move_on_after(0.3) as waiting:
+        with asking:
             await run.block()
-        return {"gave_up": waiting.cancelled_caught}
+        return {"gave_up": asking.cancelled_caught}
 
     async with working(worker):
         task = await server.task(assignMode="ws-offer")
+        await becomes(server, task, "blocked")
+        asking.cancel()
         assert (await becomes(server, task, "completed"))["result"] == {"gave_up": True}
 
 
@@ -246,7 +243,7 @@ async def test_no_more_runs_at_once_than_there_are_slots(server: Any, mode: str)
         assert isinstance(cost, int)
         now += cost
         most = max(most, now)
-        await trio.sleep(0.05)
+        await wait_all_tasks_blocked(0.02)  # whatever else fits has begun
         now -= cost
 
     async with working(worker):
@@ -263,7 +260,7 @@ async def test_an_available_task_is_claimed_by_one_as_soon_as_it_has_room() -> N
 
     async def handler(run: Run) -> None:
         ran.append(run.task.id)
-        await trio.sleep(0.02)
+        await wait_all_tasks_blocked(0.01)
 
     async with start_server(config()) as server:
         workers = [worker_of(server.url, worker_id=f"w{n}", capacity=1) for n in range(3)]

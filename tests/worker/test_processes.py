@@ -14,6 +14,8 @@ import httpx
 import pytest
 import trio
 
+from taskcast_trio.client import AsyncTaskcastClient
+
 from ..integration.server_process import server_process
 from ..storage.redis.server import free_port, new_prefix, redis_url
 from .support import MODES
@@ -23,13 +25,17 @@ WORKERS = ("--workers-api", "--workers-defaults-heartbeat-timeout-ms", "2000")
 
 
 @asynccontextmanager
-async def worker_process(url: str, mode: str, name: str, hold_s: float) -> AsyncIterator[Any]:
+async def worker_process(
+    url: str, mode: str, name: str, *orders: str, drain_s: float = 30
+) -> AsyncIterator[Any]:
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.worker.process", url, mode, name, str(hold_s)],
+        [sys.executable, "-m", "tests.worker.process", url, mode, name, str(drain_s)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     try:
+        await order(process, *orders)
         yield process
     finally:
         if process.returncode is None:
@@ -38,11 +44,15 @@ async def worker_process(url: str, mode: str, name: str, hold_s: float) -> Async
             await process.wait()
 
 
+async def order(process: Any, *orders: str) -> None:
+    await process.stdin.send_all("".join(f"{line}\n" for line in orders).encode())
+
+
 async def said(process: Any, count: int) -> list[str]:
     """What the worker says next, in so many lines: the second word of each."""
     text = b""
     while text.count(b"\n") < count:
-        part = await process.stdout.receive_some()
+        part = await process.stdout.receive_some(1)  # what comes after is left for the next one
         assert part, "the worker has ended"
         text += part
     return [line.split()[1] for line in text.decode().splitlines()]
@@ -58,12 +68,19 @@ async def create(client: httpx.AsyncClient, mode: str, count: int, **fields: Any
 
 
 async def finished(client: httpx.AsyncClient, task: str) -> dict[str, Any]:
-    while True:
-        found: dict[str, Any] = (await client.get(f"/tasks/{task}")).json()
-        if found["status"] == "completed":
-            return found
-        assert found["status"] not in ("failed", "cancelled", "timeout"), found
-        await trio.sleep(0.05)
+    await client.get(f"/tasks/{task}/events", timeout=PATIENCE_S)  # ends with the task
+    found: dict[str, Any] = (await client.get(f"/tasks/{task}")).json()
+    assert found["status"] == "completed", found
+    return found
+
+
+async def has_begun(url: str, task: str) -> None:
+    """Wait until the first step is in the task's log."""
+    async with (
+        AsyncTaskcastClient(url) as client,
+        client.subscribe(task, types=["step"]) as stream,
+    ):
+        await anext(stream)
 
 
 async def log_of(client: httpx.AsyncClient, task: str) -> list[dict[str, Any]]:
@@ -81,12 +98,12 @@ async def test_a_killed_worker_that_held_five_tasks_has_them_finished_elsewhere(
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*options) as (url, _),
-            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
-            worker_process(url, mode, "doomed", 600) as doomed,
+            httpx.AsyncClient(base_url=url) as client,
+            worker_process(url, mode, "doomed") as doomed,
         ):
             tasks = await create(client, mode, 5)
             assert sorted(await said(doomed, 5)) == sorted(tasks)
-            async with worker_process(url, mode, "spare", 0.1) as spare:
+            async with worker_process(url, mode, "spare", "finish") as spare:
                 doomed.send_signal(signal.SIGKILL)
                 assert sorted(await said(spare, 5)) == sorted(tasks)
                 for task in tasks:
@@ -109,19 +126,22 @@ async def test_a_server_that_is_restarted_finds_its_workers_at_work(
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*options) as (url, process),
-            worker_process(url, mode, "w", 4) as worker,
+            worker_process(url, mode, "w") as worker,
         ):
-            async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+            async with httpx.AsyncClient(base_url=url) as client:
                 tasks = await create(client, mode, 3)
-            assert sorted(await said(worker, 3)) == sorted(tasks)
-            await trio.sleep(0.5)
+                assert sorted(await said(worker, 3)) == sorted(tasks)
+                await order(worker, *["step"] * 20)
+                for task in tasks:
+                    await has_begun(url, task)
             process.send_signal(how)
             await process.wait()
-            await trio.sleep(0.5)
+            await order(worker, *["step"] * 30)
             async with (
                 server_process(*options) as (url, _),
-                httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+                httpx.AsyncClient(base_url=url) as client,
             ):
+                await order(worker, *["step"] * 30, "finish")
                 for task in tasks:
                     await finished(client, task)
                     events = await log_of(client, task)
@@ -132,31 +152,33 @@ async def test_a_server_that_is_restarted_finds_its_workers_at_work(
                 assert await said(worker, 1) == [later]
 
 
-@pytest.mark.parametrize("hold_s", [1.0, 600.0])
-async def test_sigterm_drains_a_worker(mode: str, hold_s: float) -> None:
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_sigterm_drains_a_worker(mode: str, in_time: bool) -> None:
     """What it can finish in time it finishes, the rest is given back; nothing waits for a lease."""
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*WORKERS) as (url, _),
-            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
-            worker_process(url, mode, "w", hold_s) as worker,
+            httpx.AsyncClient(base_url=url) as client,
+            worker_process(url, mode, "w", drain_s=30 if in_time else 0.3) as worker,
         ):
             tasks = await create(client, mode, 3)
             await said(worker, 3)
             worker.send_signal(signal.SIGTERM)
-            await trio.sleep(0.3)
+            assert await said(worker, 1) == ["stops"]
             (later,) = await create(client, mode, 1)
             started = trio.current_time()
+            if in_time:
+                await order(worker, "finish")
             assert await said(worker, 1) == ["end"]
             assert await worker.wait() == 0
             assert trio.current_time() - started < 5
-            async with worker_process(url, mode, "other", 0.1) as other:
-                left = [later] if hold_s == 1 else [*tasks, later]
+            async with worker_process(url, mode, "other", "finish") as other:
+                left = [later] if in_time else [*tasks, later]
                 assert sorted(await said(other, len(left))) == sorted(left)
                 for task in left:
                     await finished(client, task)
                 for task in tasks:
-                    expected = ["assigned"] if hold_s == 1 else ["assigned", "declined", "assigned"]
+                    expected = ["assigned"] if in_time else ["assigned", "declined", "assigned"]
                     assert actions(await log_of(client, task)) == expected
 
 
@@ -164,12 +186,12 @@ async def test_a_second_signal_ends_a_worker_at_once(mode: str) -> None:
     with trio.fail_after(PATIENCE_S):
         async with (
             server_process(*WORKERS) as (url, _),
-            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
-            worker_process(url, mode, "w", 600) as worker,
+            httpx.AsyncClient(base_url=url) as client,
+            worker_process(url, mode, "w") as worker,
         ):
             await create(client, mode, 1)
             await said(worker, 1)
             worker.send_signal(signal.SIGTERM)
-            await trio.sleep(0.5)
+            assert await said(worker, 1) == ["stops"]
             worker.send_signal(signal.SIGTERM)
             assert await worker.wait() == -signal.SIGTERM
