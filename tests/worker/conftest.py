@@ -13,7 +13,7 @@ from .support import config
 
 @pytest.fixture
 async def server() -> AsyncIterator[Any]:
-    defaults = {"heartbeat_timeout_ms": 3000, "disconnect_grace_ms": 600, "offer_timeout_ms": 1000}
+    defaults = {"heartbeat_timeout_ms": 2000, "disconnect_grace_ms": 600, "offer_timeout_ms": 1000}
     async with start_server(config(**defaults)) as running:
         yield running
 
