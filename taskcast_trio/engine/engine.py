@@ -67,7 +67,7 @@ from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
 from .items import Follow
 from .metrics import Metrics
 from .ordered import Holds, append_once
-from .replay import resolve_cursor
+from .resume import resolve_cursor
 from .subscription import Subscription
 from .timetable import Timetable
 from .watch import Watch
