@@ -7,6 +7,7 @@ from taskcast_trio.core.series import accumulates
 from taskcast_trio.storage.protocols import ShortTermStore
 from taskcast_trio.storage.records import Snapshot, TaskRecord
 
+from .history import PAGE_EVENTS
 from .items import Follow
 
 
@@ -49,6 +50,24 @@ async def has_expired(store: ShortTermStore, snapshot: Snapshot, follow: Follow)
         next_ms = page.entries[0].event.timestamp if page.entries else record.task.updated_at
         return follow.since_timestamp < next_ms
     return False
+
+
+async def has_seen_all(store: ShortTermStore, record: TaskRecord, follow: Follow) -> bool:
+    """Whether no event is behind the cursor of ``follow`` that passes its filter."""
+    if follow.last_event_id is None:
+        return False
+    after = await resolve_cursor(store, record, follow.last_event_id)
+    if after is None or after < record.trimmed:
+        return False
+    more = True
+    while more:
+        page = await store.read(record.task.id, after=after, limit=PAGE_EVENTS)
+        for entry in page.entries:
+            if follow.filter.matches(entry.type, entry.level):
+                return False
+            after = entry.index
+        more = page.more
+    return True
 
 
 def end_cursor(record: TaskRecord) -> str | None:

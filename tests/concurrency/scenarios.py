@@ -267,10 +267,16 @@ async def stream(
     clients = [Client(accumulated=number % 3 == 2) for number in range(subscribers)]
     log: list[Entry] = []
     async with open_test_runtime(seed=seed, inbox_commits=inbox_commits) as runtime:
-        engine, store = runtime.engine, runtime.engine.store
+        store = runtime.engine.store
         carry(runtime, log, chance, loss)
-        await engine.create(CreateTask(id="t"))
-        engine.store = FlakyStore(store, chance, away)
+        await runtime.engine.create(CreateTask(id="t"))
+        engine = TaskEngine(
+            FlakyStore(store, chance, away),
+            runtime.engine.fanout,
+            runtime.metrics,
+            clock=runtime.engine.clock,
+            timetable=runtime.engine.timetable,
+        )
 
         async def publish(name: int) -> None:
             make = [draft_text, piece, latest] if series else [draft_text]
