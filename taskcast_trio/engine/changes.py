@@ -12,7 +12,7 @@ from taskcast_trio.core import assignment, machine
 from taskcast_trio.core.errors import RevisionConflict
 from taskcast_trio.core.model import Draft, Task, Transition
 from taskcast_trio.storage.protocols import ShortTermStore
-from taskcast_trio.storage.records import Commit, Idempotency, TaskRecord
+from taskcast_trio.storage.records import NO_TIMERS, Commit, Idempotency, TaskRecord, Timers
 
 from .answer_schema import check_answer, check_request
 from .lookup import find
@@ -103,8 +103,9 @@ class Changes:
         *,
         idempotency: Idempotency | None = None,
         new_ttl: bool = False,
+        timers: Timers = NO_TIMERS,
     ) -> Commit:
-        """Store what the task becomes, with its timers, in one step of the store.
+        """Store what the task becomes, and set its timers: those of such a change, and ``timers``.
 
         Raises:
             TaskNotFound, TaskEnded: it can't be changed any more.
@@ -112,7 +113,8 @@ class Changes:
             KeyReused: the key came with another request before.
         """
         due = self._timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
-        with self._timetable.setting(due) as timers, self._timetable.appending(now_ms):
+        timers = {**due, **timers}
+        with self._timetable.setting(timers), self._timetable.appending(now_ms):
             commit = await self._store.transition(
                 task,
                 drafts,
@@ -123,12 +125,8 @@ class Changes:
                 timers=timers,
                 hasten={WEBHOOK: now_ms},
             )
-        self.counted(commit)
-        return commit
-
-    def counted(self, commit: Commit) -> None:
-        """A change of a task was stored."""
         if not commit.repeated:
             self._metrics.transitions.labels(commit.record.task.status).inc()
             self._metrics.events.inc(len(commit.entries))
             self._timetable.appended(commit.record.task, self._clock())
+        return commit

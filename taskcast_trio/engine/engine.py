@@ -30,7 +30,7 @@ from taskcast_trio.core.model import (
 )
 from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.protocols import Peers, ShortTermStore
-from taskcast_trio.storage.records import Commit, CountLimits, LogLimits, Snapshot, TaskRecord
+from taskcast_trio.storage.records import CountLimits, LogLimits, Snapshot, TaskRecord
 from taskcast_trio.storage.tiered import TieredStore
 
 from .changes import Changes
@@ -104,7 +104,7 @@ class TaskEngine:
         self.metrics = metrics
         self.clock = clock
         self.timetable = timetable
-        self._changes = Changes(self.store, timetable, metrics, clock)
+        self.changes = Changes(self.store, timetable, metrics, clock)
         self._intake = Intake(
             self.store,
             archive,
@@ -124,7 +124,7 @@ class TaskEngine:
             counting=counting or CountLimits(),
             holds=holds or Holds(fanout),
         )
-        self._questions = Questions(self.store, fanout, self._changes)
+        self._questions = Questions(self.store, fanout, self.changes)
         self._followers = Followers(fanout, peers)
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
@@ -213,7 +213,7 @@ class TaskEngine:
             StaleFence, TaskCancelled: the task is not assigned so any more.
             KeyReused: the key came with another request before.
         """
-        return await self._changes.transition(task_id, change, key=key, fence=fence)
+        return await self.changes.transition(task_id, change, key=key, fence=fence)
 
     async def blocked(self, task_id: str) -> Task:
         """The task, which waits to be answered.
@@ -254,10 +254,6 @@ class TaskEngine:
             Draining: the engine shuts down.
         """
         return await self._questions.request(task_id, wait_s, visible)
-
-    def counted(self, commit: Commit) -> None:
-        """A change of a task was stored."""
-        self._changes.counted(commit)
 
     async def publish(
         self,
