@@ -58,13 +58,13 @@ class AsyncPort:
     ) -> None:
         self._http = http
         self._base_url = base_url
-        self._credentials = credentials
+        self.credentials = credentials
         self._response: httpx.Response | None = None
         self._chunks: AsyncIterator[bytes]
 
     def another(self) -> AsyncPort:
         """A port of its own for a subscription."""
-        return AsyncPort(self._http, self._base_url, self._credentials)
+        return AsyncPort(self._http, self._base_url, self.credentials)
 
     async def run(self, flow: Flow[T]) -> T:
         """Do the steps of a flow until it returns; a cancelled step is the last one."""
@@ -98,10 +98,10 @@ class AsyncPort:
             case Sleep(seconds):
                 return await anyio.sleep(seconds)
             case Renew(refused):
-                return await self._credentials.renew(refused)
+                return await self.credentials.renew(refused)
 
     async def _send(self, request: Request) -> Reply:
-        token = await self._credentials.current()
+        token = await self.credentials.current()
         sent = built(self._http, self._base_url, request, token)
         try:
             response = await self._http.send(sent)
@@ -110,7 +110,7 @@ class AsyncPort:
         return reply_of(response, token, response.content)
 
     async def _open(self, request: Request) -> Reply:
-        token = await self._credentials.current()
+        token = await self.credentials.current()
         sent = built(self._http, self._base_url, request, token)
         try:
             response = await self._http.send(sent, stream=True)

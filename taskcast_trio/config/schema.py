@@ -238,6 +238,9 @@ class Limits(Section, frozen=True):
     """Of the data of one task's events, as stored."""
     task_subscribers: Count = 20_000
     """Over all processes."""
+    workers: Count = 10_000
+    """Registered at once, over all processes; who has left counts while its tasks wait for it. More
+    are refused (429), those that are known may come back."""
 
 
 class Publish(Section, frozen=True):

@@ -53,7 +53,7 @@ _Errors: TypeAlias = Iterable[ValidationError] | None
 _Keyword: TypeAlias = Callable[[Any, Any, Any, Any], _Errors]
 
 
-class _TooMuch(Exception):
+class TooMuch(Exception):
     """The check would take too many steps."""
 
 
@@ -87,7 +87,7 @@ class _Budget:
             else:
                 self._left -= self._sizes.get(id(value), 0) // 4
         if self._left < 0:
-            raise _TooMuch
+            raise TooMuch
 
 
 _budget: ContextVar[_Budget] = ContextVar("_budget")
@@ -187,6 +187,18 @@ def check_answer(
 
     An answer without data is an empty object.
     """
+    try:
+        hold(request, data, where, steps=STEPS)
+    except TooMuch:
+        raise BadRequest(
+            f"The schema takes too long to be held against this answer - at `{where}`"
+        ) from None
+
+
+def hold(
+    request: BlockedRequest | UnsetType, data: Raw | UnsetType, where: str, *, steps: int
+) -> None:
+    """As :func:`check_answer`, in at most so many steps; TooMuch where that is not enough."""
     if request is UNSET or request.schema is UNSET:
         return
     text = b"{}" if data is UNSET else bytes(data)
@@ -195,11 +207,9 @@ def check_answer(
     validator = _compiled(bytes(request.schema), "$.blockedRequest.schema")
     try:
         instance = json.loads(text)
-        error = _first_error(validator, instance, _Budget(STEPS, validator.schema, instance))
-    except (_TooMuch, RecursionError, Unresolvable):
-        raise BadRequest(
-            f"The schema takes too long to be held against this answer - at `{where}`"
-        ) from None
+        error = _first_error(validator, instance, _Budget(steps, validator.schema, instance))
+    except (RecursionError, Unresolvable):
+        raise TooMuch from None
     if error is not None:
         place = _path(where, error.absolute_path)
         raise BadRequest(f"{_wanted(error)} - at `{place}`")
@@ -257,7 +267,7 @@ def _compiled(text: bytes, where: str) -> Any:
     try:
         meta = dialect(_without_dialect(dialect.META_SCHEMA), registry=_METAS)
         error = _first_error(meta, schema, _Budget(STEPS, schema))
-    except (_TooMuch, RecursionError):
+    except (TooMuch, RecursionError):
         raise BadRequest(f"The schema has too many parts - at `{where}`") from None
     if error is not None:
         # That a type is one of these words, or several, says less than the words.

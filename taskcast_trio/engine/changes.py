@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from msgspec import UNSET
@@ -14,7 +15,7 @@ from taskcast_trio.core.model import Draft, Task, Transition
 from taskcast_trio.storage.protocols import ShortTermStore
 from taskcast_trio.storage.records import NO_TIMERS, Commit, Idempotency, TaskRecord, Timers
 
-from .answer_schema import check_answer, check_request
+from .answer_checks import answer_checked, request_checked
 from .lookup import find
 from .metrics import Metrics
 from .timetable import Timetable
@@ -44,17 +45,20 @@ class Changes:
     ) -> Task:
         """See :meth:`TaskEngine.transition`."""
         machine.check_transition(change)
-        check_request(change.blocked_request, "$.blockedRequest")
+        await request_checked(change.blocked_request, "$.blockedRequest")
 
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+        async def check(task: Task) -> None:
             answers = task.status == "blocked" and change.status == "running"
             if answers and change.result is not UNSET:
-                check_answer(task.blocked_request, change.result, "$.result")
+                await answer_checked(task.blocked_request, change.result, "$.result")
+
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
             return assignment.change(task, change, now_ms)
 
         return await self.make(
             task_id,
             decide,
+            check=check,
             idempotency=Idempotency.of("transition", key, change),
             new_ttl=change.ttl is not UNSET,
             fence=fence,
@@ -65,11 +69,12 @@ class Changes:
         task_id: str,
         decide: Decide,
         *,
+        check: Callable[[Task], Awaitable[None]],
         idempotency: Idempotency | None = None,
         new_ttl: bool = False,
         fence: int | None = None,
     ) -> Task:
-        """Decide on the task as it is, and store that if it still is so; else decide anew.
+        """Check and decide on the task as it is, and store that if it still is so; else anew.
 
         A lost race means that another change won, so this ends: the log moves on with each round.
         The answer names the worker that had the task.
@@ -80,19 +85,24 @@ class Changes:
             if idempotency is not None:
                 answer = await self._store.repeated(task_id, idempotency, now_ms=now_ms)
                 if answer is not None:
-                    return answer.record.task
+                    return _told(answer.record.task, answer.aside)
             before = record.task
             if fence is not None and before.fence != fence:
                 raise assignment.refusal(before)
+            await check(before)
+            now_ms = self._clock()
             task, drafts = decide(before, now_ms)
             task = assignment.settled(before, task, by_holder=fence is not None)
+            aside = _left(before, task)
+            if idempotency is not None:
+                idempotency = dataclasses.replace(idempotency, aside=aside)
             try:
                 commit = await self.store(
                     record, task, drafts, now_ms, idempotency=idempotency, new_ttl=new_ttl
                 )
             except RevisionConflict:
                 continue
-            return replace(commit.record.task, assigned_worker=before.assigned_worker)
+            return _told(commit.record.task, commit.aside if commit.repeated else aside)
 
     async def store(
         self,
@@ -130,3 +140,14 @@ class Changes:
             self._metrics.events.inc(len(commit.entries))
             self._timetable.appended(commit.record.task, self._clock())
         return commit
+
+
+def _left(before: Task, after: Task) -> str:
+    """The worker whose assignment the change ends: the answer names it still."""
+    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
+        return ""
+    return before.assigned_worker
+
+
+def _told(task: Task, worker_id: str) -> Task:
+    return replace(task, assigned_worker=worker_id) if worker_id else task

@@ -298,12 +298,15 @@ class Cleaner:
     # At the start --------------------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """Once, and where the rules are not those of before: set the timers of all that ended."""
+        """Once: what a deletion that was cut has left; and where the rules are not those of before,
+        set the timers of all that ended.
+        """
         outage = Outage("the cleanup of what was there before")
         while True:
             try:
                 tasks = await self._sweep_hot()
                 if self._archive is not None:
+                    await self._archive.finish_deletions()
                     tasks += await self._sweep_archive(self._archive)
             except StoreUnavailable as error:
                 await outage.wait(error)

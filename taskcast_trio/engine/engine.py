@@ -162,6 +162,10 @@ class TaskEngine:
         (count,) = await self._followers.count([task_id])
         return count
 
+    async def audience_told(self) -> None:
+        """Wait until other processes count who follows in this one now."""
+        await self._followers.told()
+
     async def list_tasks(
         self,
         *,

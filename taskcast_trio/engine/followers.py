@@ -26,6 +26,11 @@ class Followers:
             for task_id, others in zip(task_ids, elsewhere, strict=True)
         ]
 
+    async def told(self) -> None:
+        """See :meth:`TaskEngine.audience_told`."""
+        if self._peers is not None:
+            await self._peers.counted()
+
     async def views(self, tasks: Sequence[Task]) -> list[TaskView]:
         """The tasks with their audience."""
         counts = await self.count([task.id for task in tasks])

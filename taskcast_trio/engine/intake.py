@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
+from typing import Final
 
+import trio
 from msgspec import UNSET, UnsetType
 
 from taskcast_trio.core import validate
 from taskcast_trio.core.archive import expected_seqs, restore
-from taskcast_trio.core.errors import TaskExists
+from taskcast_trio.core.errors import KeyReused, StoreUnavailable, TaskExists
 from taskcast_trio.core.ids import ulid
 from taskcast_trio.core.model import AssignMode, CreateTask, Imported, ImportTask, Task
 from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.protocols import ShortTermStore
 from taskcast_trio.storage.records import Idempotency
 
-from .answer_schema import check_request
+from .answer_checks import request_checked
 from .metrics import Metrics
 from .timetable import Timetable
+
+KEY_LOOK_S: Final = 1.0
+"""How long a new task waits for an archive that is away to say whether its key has made it before.
+"""
 
 
 class Intake:
@@ -54,8 +61,10 @@ class Intake:
         idempotency = Idempotency.of("create", key, request)
         if fields["id"] is UNSET:
             fields["id"] = self._task_id(now_ms, key)
-        elif self._archive is not None and await self._archive.exists(fields["id"]):
-            raise TaskExists(fields["id"])
+        if self._archive is not None and (request.id is not UNSET or key is not None):
+            made = await self._made_before(self._archive, request, fields["id"], idempotency)
+            if made is not None:
+                return made
         if fields["assign_mode"] is UNSET:
             fields["assign_mode"] = self._assign_mode
         task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
@@ -72,6 +81,38 @@ class Intake:
             self._timetable.plan.judge(task)
         return commit.record.task
 
+    async def _made_before(
+        self,
+        archive: LongTermStore,
+        request: CreateTask,
+        task_id: str,
+        idempotency: Idempotency | None,
+    ) -> Task | None:
+        """The task that this key has made before, if it has: an archived task is not to be
+        replaced by a new one.
+
+        Raises:
+            TaskExists: the archive has another one.
+            KeyReused: the key came with another request before.
+        """
+        if idempotency is not None:
+            answer = await self._store.repeated(task_id, idempotency, now_ms=self._clock())
+            if answer is not None:
+                return answer.record.task
+        if request.id is not UNSET:
+            if await archive.exists(task_id):
+                raise TaskExists(task_id)
+            return None
+        # The short-term store may have lost its keys, but this id is what the key decides.
+        with trio.move_on_after(KEY_LOOK_S), suppress(StoreUnavailable):
+            record = await archive.load(task_id)
+            if record is not None:
+                task = record.task
+                if (task.type, task.params) != (request.type, request.params):
+                    raise KeyReused(task_id)
+                return task
+        return None
+
     def _task_id(self, now_ms: int, key: str | None) -> str:
         if key is None:
             return ulid(now_ms, self._noise(80))
@@ -85,7 +126,7 @@ class Intake:
         task, events = restore(request.archive)
         publishers = expected_seqs(request.archive)
         validate.task_id(task.id, "archive.task.id")
-        check_request(task.blocked_request, "$.archive.task.blockedRequest")
+        await request_checked(task.blocked_request, "$.archive.task.blockedRequest")
         due = self._timetable.at_start(task, self._clock(), imported=True)
         with self._timetable.setting(due) as timers:
             commit = await self._store.import_task(

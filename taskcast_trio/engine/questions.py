@@ -12,7 +12,7 @@ from taskcast_trio.core.errors import Forbidden, NotBlocked, RequestNotFound
 from taskcast_trio.core.model import BlockedRequest, Draft, Task
 from taskcast_trio.storage.protocols import ShortTermStore
 
-from .answer_schema import check_answer
+from .answer_checks import answer_checked
 from .changes import Changes
 from .fanout import Fanout
 from .lookup import find
@@ -58,12 +58,14 @@ class Questions:
             await watch.changed(record)
 
     async def resolve(self, task_id: str, data: Raw | UnsetType, fence: int | None) -> Task:
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
-            change = machine.resolution(task, data)
-            check_answer(task.blocked_request, data)
-            return machine.transition(task, change, now_ms)
+        async def check(task: Task) -> None:
+            machine.resolution(task, data)
+            await answer_checked(task.blocked_request, data)
 
-        return await self._changes.make(task_id, decide, fence=fence)
+        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
+            return machine.transition(task, machine.resolution(task, data), now_ms)
+
+        return await self._changes.make(task_id, decide, check=check, fence=fence)
 
 
 def _asked(task: Task) -> BlockedRequest | None:

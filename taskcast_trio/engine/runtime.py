@@ -150,7 +150,13 @@ async def open_runtime(
         workers = None
         if config.workers.enabled:
             workers = Workers(
-                config.workers.defaults, engine, backend, bulletin, metrics, noise=noise
+                config.workers.defaults,
+                engine,
+                backend,
+                bulletin,
+                metrics,
+                most_workers=config.limits.workers,
+                noise=noise,
             )
         drain = trio.Event()
         raised: Exception | None = None

@@ -71,7 +71,7 @@ class HotRoutes:
         try:
             answer = await handler
             if isinstance(answer, sse.Stream) and scope["method"] != "HEAD":
-                await answer.open()
+                await self._open(answer)
         except TaskcastError as raised:
             answer = error_answer(raised)
         except PeerGone:
@@ -91,6 +91,15 @@ class HotRoutes:
             await sse.send_stream(answer, scope, receive, send)
         finally:
             answer.close()
+
+    async def _open(self, stream: sse.Stream) -> None:
+        """Open a stream, and see that every process counts it."""
+        await stream.open()
+        try:
+            await self._engine.audience_told()
+        except BaseException:
+            stream.close()
+            raise
 
     def _route(self, scope: Scope, receive: Receive) -> Awaitable[Answer | sse.Stream] | None:
         path = local_path(scope)

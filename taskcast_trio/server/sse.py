@@ -135,9 +135,11 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Stream(ABC):
-    """The body of a stream; it ends early where its admission does. Who opens it closes it."""
+    """The body of a stream; it ends early where its admission does. Who opens it closes it; before
+    its last chunk it does so itself, so that who reads that may come again at once.
+    """
 
-    __slots__ = ("_chunks", "_ended", "_pace", "_source", "admission")
+    __slots__ = ("_chunks", "_closed", "_ended", "_pace", "_source", "admission")
 
     def __init__(
         self,
@@ -152,6 +154,7 @@ class Stream(ABC):
         """None for a HEAD, which gets no stream."""
         self._chunks: Iterator[bytes] = iter(start)
         self._ended = False
+        self._closed = False
 
     async def open(self) -> None:
         """Subscribe; where that fails, or is cancelled, it is closed.
@@ -166,9 +169,11 @@ class Stream(ABC):
             raise
 
     def close(self) -> None:
-        """End the subscription at once, and give the place free."""
-        self._source.close()
-        self._leave()
+        """End the subscription at once, and give the place free. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._source.close()
+            self._leave()
 
     def _leave(self) -> None:
         if self.admission is not None:
@@ -187,10 +192,10 @@ class Stream(ABC):
                 with self._silence():
                     blocks = await self._blocks()
             except Draining:
-                self._ended = True
+                self._end()
                 blocks = [_goodbye(self._pace.retry_ms)]
             except Forbidden as refusal:
-                self._ended = True
+                self._end()
                 blocks = [_farewell(refusal)]
             except StoreUnavailable:
                 await _outage()
@@ -212,8 +217,12 @@ class Stream(ABC):
         """The end of a stream whose admission is over: what it had to send is still in the log."""
         if self.admission is None or self._ended or not self.admission.over:
             return None
-        self._ended = True
+        self._end()
         return iter([_farewell(self.admission.reason)])
+
+    def _end(self) -> None:
+        self._ended = True
+        self.close()
 
     @abstractmethod
     async def _blocks(self) -> Iterable[bytes]:
@@ -242,7 +251,12 @@ class TaskStream(Stream):
 
     def _encode(self, items: Sequence[Pumped]) -> Iterable[bytes]:
         self._ended = isinstance(items[-1], Done)
-        return encode_all(items, wrap=self._wrap)
+        return self._to_the_end(items) if self._ended else encode_all(items, wrap=self._wrap)
+
+    def _to_the_end(self, items: Sequence[Pumped]) -> Iterator[bytes]:
+        yield from encode_all(items[:-1], wrap=self._wrap)
+        self.close()
+        yield from encode_all(items[-1:], wrap=self._wrap)
 
     async def follow(self, send: Send, link: Link) -> bool:
         """Send the stream over a link: what is live goes out from the fan-out's own task.
@@ -273,6 +287,7 @@ class TaskStream(Stream):
             last = _goodbye(self._pace.retry_ms)
         except Forbidden as refusal:
             last = _farewell(refusal)
+        self._end()
         await send({"type": "http.response.body", "body": last, "more_body": True})
         return True
 

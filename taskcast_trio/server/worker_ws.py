@@ -259,10 +259,19 @@ class WorkerConnection:
 
     async def _decline(self, asked: dict[str, Any]) -> None:
         task_id, blacklist = _task_id(asked), asked.get("blacklist") is True
-        worker_id, owner = self._own.worker_id, owner_of(self._caller)
-        # Told first: the task may come back before the rest is done.
-        self._tell({"type": "declined", "taskId": task_id})
-        await self._workers.decline(worker_id, task_id, blacklist=blacklist, owner=owner)
+        session, owner = self._own, owner_of(self._caller)
+        told: list[Told] = []
+        # The task may come back before all is done: it is told so after.
+        after = session.declining[task_id] = []
+        try:
+            await self._workers.decline(
+                session.worker_id, task_id, blacklist=blacklist, owner=owner
+            )
+            told.append({"type": "declined", "taskId": task_id})
+        finally:
+            del session.declining[task_id]
+            for message in (*told, *after):
+                self._tell(message)
 
     async def _update(self, asked: dict[str, Any]) -> None:
         changes: dict[str, Any] = {}

@@ -165,3 +165,6 @@ class LongTermStore(DueList, Protocol):
         that was archived, or of ``epoch``, is refused. The same with an ``epoch`` once more changes
         nothing, and leaves a task alone that was made since.
         """
+
+    async def finish_deletions(self) -> None:
+        """Remove the rows that deletions which were cut have left."""

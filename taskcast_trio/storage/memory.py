@@ -125,7 +125,7 @@ class MemoryStore(MemoryNotes):
         # How far the log is trimmed is told as of now: who goes on from the answer reads it so.
         now = log.record
         record = replace(answer.record, trimmed=now.trimmed, trims=now.trims)
-        return Commit(record, answer.entries, repeated=True)
+        return Commit(record, answer.entries, repeated=True, aside=first.aside)
 
     def _finish(
         self, log: Log, commit: Commit, idempotency: Idempotency | None, now_ms: int

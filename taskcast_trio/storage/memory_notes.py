@@ -59,12 +59,20 @@ class MemoryNotes:
         return self._tables[table].get(key)
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
         await trio.lowlevel.checkpoint()
         rows = self._tables[table]
         if rows.get(key) != known:
             return rows.get(key)
+        if known is None and most is not None and len(rows) >= most:
+            return None
         if value is None:
             rows.pop(key, None)
         else:

@@ -121,10 +121,17 @@ class TableStore(Protocol):
         """The value, or None."""
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
         """Store the value (None removes it) where it is ``known`` still (None: where there is
-        none), and return what is there then: ``value`` where it was done.
+        none), and return what is there then: ``value`` where it was done. A new row is not stored
+        where the table has ``most`` rows: then nothing is there.
         """
 
 
@@ -293,7 +300,8 @@ class ShortTermStore(NoteStore, TableStore, TimerStore, TaskNoteStore, Protocol)
     ) -> Commit:
         """Replace the task if it still has ``revision`` in ``epoch``, and append the drafts.
 
-        The answer's ``record.task`` is the task as stored. A key is looked at before the revision.
+        The answer's ``record.task`` is the task as stored. A key is looked at before the revision;
+        a repeat brings its ``aside`` back.
         ``hasten`` is as in :meth:`append`.
 
         Raises:
@@ -439,6 +447,11 @@ class Peers(Protocol):
 
     async def audience(self, task_ids: Sequence[str]) -> list[int]:
         """How many follow each of the tasks in all other processes, as of a moment ago."""
+
+    async def counted(self) -> None:
+        """Wait until the other processes count all who follow something here now. Where the store
+        is away nobody waits: they learn of it later.
+        """
 
     async def tell(self, message: bytes) -> None:
         """Leave a message for every process."""

@@ -109,12 +109,13 @@ NO_PUBLISHERS: Final[Mapping[str, int]] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Idempotency:
     """A caller's key, and a fingerprint of the request it came with. Kept ``ttl_ms`` or the task's
-    life.
+    life. ``aside`` is what was answered that the record does not say; a repeat brings it back.
     """
 
     key: str
     fingerprint: bytes
     ttl_ms: int = 24 * 60 * 60 * 1000
+    aside: str = ""
 
     @classmethod
     def of(cls, step: str, key: str | None, request: Any) -> Self | None:
@@ -151,8 +152,9 @@ class Commit(Struct, frozen=True):
 
     ``first_index`` is that of the first of ``entries``. ``created`` marks the birth of a task (an
     import is none), ``deleted`` its end; ``replaced`` an import over an older log. ``repeated``
-    marks an answer that an idempotency key brought back: nothing was stored or announced. Nor was
-    it where there is ``known``: by their number among the drafts, events that were stored before.
+    marks an answer that an idempotency key brought back, with the ``aside`` of the first one:
+    nothing was stored or announced. Nor was it where there is ``known``: by their number among the
+    drafts, events that were stored before.
     """
 
     record: TaskRecord
@@ -161,6 +163,7 @@ class Commit(Struct, frozen=True):
     deleted: bool = False
     replaced: bool = False
     repeated: bool = False
+    aside: str = ""
     known: Mapping[int, Entry] | None = None
     shared: dict[tuple[bool, int], bytes] = {}
     """Encodings that subscribers at the same place share, by whether they are wrapped and by their

@@ -454,9 +454,15 @@ class TieredStore:
         return await self.hot.row(table, key)
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
-        return await self.hot.swap_row(table, key, value, known=known)
+        return await self.hot.swap_row(table, key, value, known=known, most=most)
 
     async def put_note(
         self, key: str, value: bytes, *, expires_ms: int | None, now_ms: int

@@ -18,8 +18,9 @@ from trio_websocket import (
 )
 
 from taskcast_trio.client import ServerUnavailable
+from taskcast_trio.client.async_port import AsyncCredentials
 from taskcast_trio.client.errors import error_of
-from taskcast_trio.core.errors import TaskcastError
+from taskcast_trio.core.errors import TaskcastError, TokenExpired, TokenRevoked, Unauthorized
 
 from .errors import WorkerRefused, WorkerReplaced
 from .link import Describe, Take
@@ -36,7 +37,10 @@ SETTLED_S: Final = 10.0
 """A connection that lasted this long was a good one."""
 MAX_MESSAGE: Final = 16 * 1024 * 1024
 NORMAL: Final = 1000
+POLICY_VIOLATION: Final = 1008
 PASSING: Final = frozenset({"store_unavailable", "draining", "rate_limited", "auth_unavailable"})
+TOKEN_ENDS: Final = {cls.code: cls for cls in (TokenExpired, TokenRevoked, Unauthorized)}
+"""With what the server closes a connection whose token it takes no more."""
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +51,7 @@ class SocketLink:
     def __init__(
         self,
         url: str,
-        token: str | None,
+        credentials: AsyncCredentials,
         roster: Roster,
         describe: Describe,
         take: Take,
@@ -62,7 +66,9 @@ class SocketLink:
         self._port = parts.port or (443 if self._secure else 80)
         self._host = parts.netloc.rpartition("@")[2]
         self._path = f"{parts.path}/workers/ws"
-        self._headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        self._credentials = credentials
+        self._shown: str | None = None
+        self._renewed = False
         self._roster = roster
         self._describe = describe
         self._take = take
@@ -75,17 +81,42 @@ class SocketLink:
         tries = 0
         while not self._leaving.is_set():
             began = trio.current_time()
+            failure = await self._attempt()
+            if failure is None:
+                continue
+            error = await self._unless_renewed(failure)
+            if error is not None and not error.retryable:
+                raise error
+            tries = 1 if trio.current_time() > began + SETTLED_S else tries + 1
+            if error is None and tries == 1:
+                continue  # handlers are at work
+            if error is not None and tries == 1:
+                log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
+            with trio.move_on_after(pause_s(tries, error)):
+                await self._leaving.wait()
+
+    async def _attempt(self) -> TaskcastError | None:
+        """Serve one connection: why it came to nothing, or ended before `leave`."""
+        try:
+            with trio.CancelScope() as self._try:
+                await self._connect()
+        except TaskcastError as error:
+            return error
+        return None
+
+    async def _unless_renewed(self, refusal: TaskcastError) -> TaskcastError | None:
+        """None where the token was refused and there is another one, now: it is asked for once, and
+        again when the server has taken one. Else why there is no connection.
+        """
+        if self._renewed or not isinstance(refusal, Unauthorized):
+            return refusal
+        with trio.CancelScope() as self._try:
             try:
-                with trio.CancelScope() as self._try:
-                    await self._connect()
-            except TaskcastError as error:
-                if not error.retryable:
-                    raise
-                tries = 1 if trio.current_time() > began + SETTLED_S else tries + 1
-                if tries == 1:
-                    log.warning("Worker %s waits for its server: %s", self._roster.worker_id, error)
-                with trio.move_on_after(pause_s(tries, error)):
-                    await self._leaving.wait()
+                self._renewed = await self._credentials.renew(self._shown)
+            except ServerUnavailable as failure:
+                return failure
+            return None if self._renewed else refusal
+        return None  # it leaves
 
     def drain(self) -> None:
         self._draining = True
@@ -112,6 +143,7 @@ class SocketLink:
         """
         failures: list[BaseException] = []
         try:
+            self._shown = await self._credentials.current()
             with trio.fail_after(CONNECT_S):
                 stream = await self._dial()
             async with stream, trio.open_nursery() as nursery:
@@ -121,7 +153,7 @@ class SocketLink:
                         stream,
                         self._host,
                         self._path,
-                        extra_headers=self._headers,
+                        extra_headers=_bearer(self._shown),
                         max_message_size=MAX_MESSAGE,
                     )
                 wait_s = BYE_S
@@ -152,6 +184,7 @@ class SocketLink:
         with trio.fail_after(CONNECT_S):
             await socket.send_message(msgspec.json.encode(self._describe()).decode())
             worker_id = await _registered(socket)
+        self._renewed = False
         self._roster.worker_id = worker_id
         self._roster.heard()
         log.info("Worker %s is registered, over a WebSocket", worker_id)
@@ -160,6 +193,10 @@ class SocketLink:
         if self._draining:
             session.say(Say(type="drain"))
         await session.run(self._leaving)
+
+
+def _bearer(token: str | None) -> list[tuple[bytes, bytes]]:
+    return [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
 
 
 async def _registered(socket: WebSocketConnection) -> str:
@@ -202,4 +239,6 @@ def _ended(closed: ConnectionClosed) -> TaskcastError:
     reason = (None if told is None else told.reason) or f"close code {code}"
     if code == NORMAL and reason in ("replaced", "deleted"):
         return WorkerReplaced(f"This worker was {reason}", reason)
+    if code == POLICY_VIOLATION and reason in TOKEN_ENDS:
+        return TOKEN_ENDS[reason]("The connection has ended: its token is taken no more")
     return ServerUnavailable(f"The connection has ended: {reason}")

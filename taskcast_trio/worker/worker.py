@@ -16,6 +16,7 @@ import trio
 from msgspec import UNSET, Raw
 
 from taskcast_trio.client import AsyncTaskcastClient
+from taskcast_trio.client.async_port import AsyncToken
 from taskcast_trio.client.transport import limits
 from taskcast_trio.core.errors import NotFound, TaskcastError
 from taskcast_trio.core.filter import matches_type
@@ -25,9 +26,10 @@ from .api import Api
 from .errors import WorkerReplaced
 from .hold import Hold
 from .link import Link
-from .options import checked_times, checked_token, checked_url
+from .options import checked_times, checked_url
 from .pull import PullLink
 from .roster import MAX_TOLD, Roster
+from .tokens import checked_source
 from .websocket import SocketLink
 from .wire import Registration
 from .work import Handler, Work
@@ -63,8 +65,11 @@ class Worker:
     Args:
         url: where the server is, with the prefix it is mounted under, if any.
         capacity: slots, 1 to 1000; a task takes as many as its ``cost``.
-        token: sent as ``Authorization: Bearer``. It needs the scopes ``worker:connect``,
-            ``task:manage`` and ``event:publish``, and ``event:subscribe`` for ``run.block``.
+        token: sent as ``Authorization: Bearer``; or a function, asynchronous or not, that gets one:
+            it is called at first and again when the server takes the one that it gave no more,
+            while handlers go on. What it raises at first ends `run`; later it is asked again. A
+            token needs the scopes ``worker:connect``, ``task:manage`` and ``event:publish``, and
+            ``event:subscribe`` for ``run.block``.
         mode: ``websocket`` for tasks with the ``assignMode`` ``ws-offer`` and ``ws-race``,
             ``pull`` for those with ``pull``, over HTTP alone.
         tags: which tags the tasks have; their types are those of the handlers.
@@ -87,7 +92,7 @@ class Worker:
         url: str,
         *,
         capacity: int = 10,
-        token: str | None = None,
+        token: AsyncToken = None,
         mode: Literal["websocket", "pull"] = "websocket",
         tags: TagRule | None = None,
         weight: float = 50,
@@ -106,7 +111,7 @@ class Worker:
         if mode not in ("websocket", "pull"):
             raise ValueError("mode is websocket or pull")
         self._url = checked_url(url)
-        self._token = checked_token(token)
+        self._token = checked_source(token)
         self._mode = mode
         self._tags = tags
         self._weight = weight
@@ -173,6 +178,7 @@ class Worker:
 
         Raises:
             Unauthorized, Forbidden, NotFound and their like: the server does not take this worker.
+            ServerUnavailable: the function for tokens failed when it was asked first.
             WorkerRefused: it says so over the WebSocket.
             WorkerReplaced: another worker came with the same id, or this one was deleted.
         """
@@ -185,7 +191,7 @@ class Worker:
         http = httpx.AsyncClient(limits=limits(), verify=tls)
         client = AsyncTaskcastClient(self._url, token=self._token, http=http)
         api = Api(client)
-        link = self._link(api, tls)
+        link = self._link(api, client, tls)
         self._work = Work(api, client, self._roster, grace_s=self._grace_s, ask=link.ask)
         refused: TaskcastError | None = None
         try:
@@ -219,12 +225,19 @@ class Worker:
         await self._roster.known.wait()
         task_status.started()
 
-    def _link(self, api: Api, tls: ssl.SSLContext) -> Link:
+    def _link(self, api: Api, client: AsyncTaskcastClient, tls: ssl.SSLContext) -> Link:
         if self._mode == "pull":
             return PullLink(
                 api, self._roster, self._describe, self._take, heartbeat_s=self._heartbeat_s
             )
-        return SocketLink(self._url, self._token, self._roster, self._describe, self._take, tls=tls)
+        return SocketLink(
+            self._url,
+            client.port.credentials,
+            self._roster,
+            self._describe,
+            self._take,
+            tls=tls,
+        )
 
     def _describe(self) -> Registration:
         """What the worker says of itself whenever it comes, with the tasks that it has still."""

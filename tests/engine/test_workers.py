@@ -13,11 +13,11 @@ from msgspec import UNSET
 from taskcast_trio.config import Config
 from taskcast_trio.config.schema import WorkerDefaults
 from taskcast_trio.config.schema import Workers as WorkersSection
-from taskcast_trio.core.errors import WorkerNotFound
+from taskcast_trio.core.errors import StaleFence, TaskCancelled, WorkerNotFound
 from taskcast_trio.core.model import CreateTask, Retry, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.workers import Workers
-from taskcast_trio.engine.workers.asked import Registration
+from taskcast_trio.engine.workers.asked import Holding, Registration
 from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.engine.workers.registry import Registry
 from taskcast_trio.storage.memory import MemoryStore
@@ -104,6 +104,60 @@ async def test_a_connected_worker_comes_back_after_a_clock_was_set_forward(autoj
         await trio.sleep(40)
         assert (await runtime.engine.get("held")).status == "assigned"
         assert peer.closed == []
+
+
+@pytest.mark.parametrize("policy", ["reassign", "fail", "mark", UNSET])
+@pytest.mark.parametrize("clean", [True, False])
+async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(policy, clean, autojump_clock):
+    async with opened(disconnect_grace_ms=30_000) as (runtime, workers):
+        peer = await connected(workers)
+        await runtime.engine.create(
+            CreateTask(id="t", assign_mode="ws-offer", disconnect_policy=policy)
+        )
+        await trio.sleep(2)
+        fence = (await workers.accept(peer.session, "t")).fence
+        assert fence is not UNSET
+        await workers.disconnect(peer.session, clean=clean)
+        if clean:
+            with pytest.raises(WorkerNotFound):
+                await workers.get("w")
+        await trio.sleep(29)
+        assert (await runtime.engine.get("t")).status == "assigned", "the grace is not over"
+        if not clean:
+            assert (await workers.get("w")).status == "offline"
+        await trio.sleep(2)
+        with pytest.raises(WorkerNotFound):
+            await workers.get("w")
+        expected = {"fail": "failed", "mark": "assigned"}.get(policy, "pending")
+        assert (await runtime.engine.get("t")).status == expected
+        if policy == "mark":
+            await runtime.engine.publish("t", [], fence=fence)
+        else:
+            with pytest.raises((StaleFence, TaskCancelled)):
+                await runtime.engine.publish("t", [], fence=fence)
+
+
+async def test_a_worker_that_comes_back_keeps_what_it_names_over_the_grace(autojump_clock):
+    async with opened(disconnect_grace_ms=30_000) as (runtime, workers):
+        peer = await connected(workers)
+        for name in ("kept", "lost"):
+            await runtime.engine.create(CreateTask(id=name, assign_mode="ws-offer"))
+        await trio.sleep(2)
+        fences = {name: (await workers.accept(peer.session, name)).fence for name in peer.offers()}
+        assert set(fences) == {"kept", "lost"}
+        await workers.disconnect(peer.session, clean=False)
+        await trio.sleep(20)
+        again = Peer(workers)
+        again.session.name = "again"
+        kept = fences["kept"]
+        assert kept is not UNSET
+        holding = (Holding(task_id="kept", fence=kept),)
+        await workers.connect(
+            Registration(worker_id="w", tasks=holding, capacity=1), again.session, owner=None
+        )
+        assert (await runtime.engine.get("lost")).status == "pending"
+        await trio.sleep(60)
+        assert (await move(runtime, "kept", "running", fences["kept"])).status == "running"
 
 
 async def test_the_connection_of_a_worker_that_was_forgotten_is_closed(autojump_clock):

@@ -271,6 +271,36 @@ async def test_revoking_a_token_ends_its_streams_and_no_others(start: Start, pat
         assert code(answer) == (401, "token_revoked")
 
 
+async def test_a_stream_that_opens_while_its_token_is_revoked_is_refused(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token was good when it was looked at, and there was no stream yet to be ended."""
+    async with start(config()) as server:
+        task = await new_task(server)
+        engine, looking, go_on = server.runtime.engine, trio.Event(), trio.Event()
+        finished = engine.finished
+
+        async def late(*args: Any) -> str | None:
+            looking.set()
+            await go_on.wait()
+            return await finished(*args)
+
+        monkeypatch.setattr(engine, "finished", late)
+        answers: list[httpx.Response] = []
+
+        async def follow() -> None:
+            path = f"/tasks/{task}/events"
+            with trio.move_on_after(2):
+                answers.append(await server.client.get(path, headers=bearer(jti="t-1")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            await looking.wait()
+            await revoke(server, jti="t-1")
+            go_on.set()
+        assert [code(answer) for answer in answers] == [(401, "token_revoked")]
+
+
 async def test_a_new_token_of_a_revoked_subject_passes(start: Start) -> None:
     async with start(config()) as server:
         await revoke(server, sub="ann", expiresAt=time.time() + 60)

@@ -17,7 +17,9 @@ from taskcast_trio.config import Config, Secret
 from taskcast_trio.config.schema import Auth, Jwt, Limits, Redis
 from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.engine.backends import open_stores
+from taskcast_trio.server.readiness import processes
 from taskcast_trio.storage.records import StoreRefused
+from taskcast_trio.storage.redis import peers
 
 from ..storage.redis.server import new_prefix, redis_url, running
 from .conftest import Running, start_server
@@ -79,6 +81,19 @@ async def test_what_one_publishes_the_other_delivers_and_both_tell_the_audience(
             assert (await stream.event())[1]["filteredIndex"] == 0
         while (await one.client.get(f"/tasks/{task}")).json()["subscriberCount"]:
             await trio.lowlevel.checkpoint()
+
+
+async def test_a_stream_counts_in_both_from_its_answer_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "FLUSH_S", 60)
+    async with two(config(limits=Limits(task_subscribers=1))) as (one, other):
+        while min(processes(server.runtime) for server in (one, other)) < 2:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        for here, there in ((one, other), (other, one)):
+            task = await here.task()
+            path = f"/tasks/{task}/events"
+            async with opened(here, path):
+                assert (await there.client.get(f"/tasks/{task}")).json()["subscriberCount"] == 1
+                assert (await there.client.get(path)).status_code == 429
 
 
 async def test_a_task_has_no_more_subscribers_than_it_may_have_over_both() -> None:

@@ -12,11 +12,14 @@ import msgspec
 import pytest
 import trio
 from msgspec import Raw
+from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
 from taskcast_trio.core.model import CreateTask
+
+from ..waiting import until
 
 SECRET = "a secret of the tests, of 32 bytes or more"
 
@@ -27,7 +30,7 @@ def config(**defaults: Any) -> Config:
 
 @pytest.fixture
 async def server(start: Any) -> AsyncIterator[Any]:
-    async with start(config(offer_timeout_ms=500, disconnect_grace_ms=600)) as running:
+    async with start(config(offer_timeout_ms=500)) as running:
         yield running
 
 
@@ -52,11 +55,10 @@ class Peer:
         await self.say(**message)
         return await self.hear()
 
-    async def silent(self, wait_s: float) -> bool:
-        with trio.move_on_after(wait_s):
-            await self.socket.get_message()
-            return False
-        return True
+    async def heard_all(self) -> bool:
+        """Whether it was told nothing more by now: the answer comes behind whatever it was."""
+        told = await self.ask(type="nothing")
+        return bool(told["code"] == "UNKNOWN_TYPE")
 
     async def closed(self) -> tuple[int, str]:
         with trio.fail_after(5), pytest.raises(ConnectionClosed) as caught:
@@ -92,6 +94,11 @@ async def connected(
 async def status_of(server: Any, task: str) -> str:
     found: str = (await server.client.get(f"/tasks/{task}")).json()["status"]
     return found
+
+
+async def slots_are_free(server: Any) -> bool:
+    found: dict[str, Any] = (await server.client.get("/workers/w")).json()
+    return bool(found["usedSlots"] == 0)
 
 
 async def offered(peer: Peer, task: str, type_: str = "offer") -> None:
@@ -139,8 +146,8 @@ async def test_a_deleted_task_is_cancelled_too_and_what_the_worker_ends_itself_i
                 f"/tasks/{task}/status", json={"status": status}, headers=fence
             )
             assert answer.json()["assignedWorker"] == "w"
-        assert await peer.silent(0.3)
-        assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
+        assert await peer.heard_all()
+        await until(lambda: slots_are_free(server))
 
 
 async def test_no_cancel_for_an_open_offer_nor_for_a_lost_race(server: Any) -> None:
@@ -153,12 +160,11 @@ async def test_no_cancel_for_an_open_offer_nor_for_a_lost_race(server: Any) -> N
         assert lost == {"type": "claimed", "taskId": task, "success": False}
         await server.move(task, "cancelled")
         assert (await a.hear())["type"] == "cancel"
-        assert await b.silent(0.2)
+        assert await b.heard_all()
     async with connected(server, "c", capacity=1) as c:
         task = await server.task(assignMode="ws-offer")
         await offered(c, task)
         await server.move(task, "cancelled")
-        assert await c.silent(0.2)
         told = await c.ask(type="accept", taskId=task)
         assert (told["type"], told["code"]) == ("error", "not_pending")
 
@@ -202,50 +208,44 @@ async def test_what_waited_goes_out_a_second_after_a_worker_comes_and_at_once_wh
             assert (await peer.hear())["type"] == "cancel"
 
 
-@pytest.mark.parametrize("policy", ["reassign", "fail", "mark", None])
-@pytest.mark.parametrize("clean", [True, False])
-async def test_what_becomes_of_the_tasks_of_a_worker_that_leaves(
-    server: Any, policy: str | None, clean: bool
+async def is_offline(server: Any) -> bool:
+    found: dict[str, Any] = (await server.client.get("/workers/w")).json()
+    return found.get("status") == "offline"
+
+
+async def test_who_says_that_it_leaves_is_gone_at_once_and_who_does_not_is_offline(
+    start: Any,
 ) -> None:
-    fields = {} if policy is None else {"disconnectPolicy": policy}
-    async with connected(server, "w") as peer:
-        task, fence = await taken(server, peer, **fields)
-        if clean:
-            await peer.socket.aclose()
-        else:
+    async with start(config()) as server:
+        async with connected(server, "w") as peer:
+            await taken(server, peer)
             peer.vanish()
-        await trio.sleep(0.2)
-        answer = await server.client.get("/workers/w")
-        if clean:
-            assert answer.status_code == 404
-        else:
-            assert answer.json()["status"] == "offline"
-        assert await status_of(server, task) == "assigned", "the grace is not over"
-        with trio.fail_after(5):
-            while (await server.client.get("/workers/w")).status_code == 200:  # noqa: ASYNC110
-                await trio.sleep(0.05)
-        await trio.sleep(0.6 if clean else 0.2)
-        expected = {"fail": "failed", "mark": "assigned"}.get(policy or "", "pending")
-        assert await status_of(server, task) == expected
-        event = {"type": "a", "level": "info"}
-        late = await server.client.post(f"/tasks/{task}/events", json=event, headers=fence)
-        assert late.status_code == (201 if policy == "mark" else 409)
+            await until(lambda: is_offline(server))
+        async with connected(server, "v") as peer:
+            await taken(server, peer)
+            await peer.socket.aclose()
+
+            async def is_gone() -> bool:
+                answer = await server.client.get("/workers/v")
+                return bool(answer.status_code == 404)
+
+            await until(is_gone)
 
 
-async def test_a_worker_that_comes_back_in_time_keeps_what_it_names(server: Any) -> None:
-    async with connected(server, "w") as peer:
-        kept, fence = await taken(server, peer)
-        lost, _ = await taken(server, peer)
-        peer.vanish()
-    await trio.sleep(0.2)
-    holding = [{"taskId": kept, "fence": int(fence["Taskcast-Fence"])}]
-    async with connected(server, "w", tasks=holding, capacity=1) as peer:
-        assert await status_of(server, lost) == "pending"
-        await trio.sleep(1.2)
-        answer = await server.client.patch(
-            f"/tasks/{kept}/status", json={"status": "running"}, headers=fence
-        )
-        assert answer.status_code == 200
+async def test_a_worker_that_comes_back_in_time_keeps_what_it_names(start: Any) -> None:
+    async with start(config()) as server:
+        async with connected(server, "w") as peer:
+            kept, fence = await taken(server, peer)
+            lost, _ = await taken(server, peer)
+            peer.vanish()
+            await until(lambda: is_offline(server))
+        holding = [{"taskId": kept, "fence": int(fence["Taskcast-Fence"])}]
+        async with connected(server, "w", tasks=holding, capacity=1):
+            assert await status_of(server, lost) == "pending"
+            answer = await server.client.patch(
+                f"/tasks/{kept}/status", json={"status": "running"}, headers=fence
+            )
+            assert answer.status_code == 200
 
 
 async def test_the_same_id_on_another_connection_replaces_the_first(server: Any) -> None:
@@ -308,7 +308,7 @@ async def test_a_worker_that_reads_slowly_is_not_cut_by_what_it_may_claim(start:
             await server.runtime.engine.create(
                 CreateTask(id=f"t{number}", assign_mode="ws-race", params=Raw(b'{"p":%b}' % params))
             )
-        await trio.sleep(0.5)
+        await wait_all_tasks_blocked(0.01)
         claimed = await peer.ask(type="claim", taskId="t999")
         while claimed["type"] == "available":
             claimed = await peer.hear()
@@ -386,9 +386,34 @@ async def test_a_thousand_messages_and_a_close_are_reaped(server: Any) -> None:
             await peer.say(type="pong")
         await peer.say(type="drain")
         peer.vanish()
-    with trio.fail_after(5):
-        while server.runtime.workers.dispatcher.sessions:  # noqa: ASYNC110
-            await trio.sleep(0.05)
+    await until(lambda: not server.runtime.workers.dispatcher.sessions)
+
+
+async def test_declined_is_told_when_it_is_so_and_before_the_task_comes_back(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignments = server.runtime.workers.assignments
+    decline, begun, go_on = assignments.decline, trio.Event(), trio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> bool:
+        begun.set()
+        await go_on.wait()
+        had_it: bool = await decline(*args, **kwargs)
+        return had_it
+
+    monkeypatch.setattr(assignments, "decline", late)
+    async with connected(server, "w") as peer:
+        task, _ = await taken(server, peer)
+        await peer.say(type="decline", taskId=task)
+        await begun.wait()
+        record = await server.runtime.engine.record(task)
+        session = server.runtime.workers.dispatcher.sessions["w"]
+        session.offer(record.task, 1, server.runtime.engine.clock() + 500)
+        go_on.set()
+        assert await peer.hear() == {"type": "declined", "taskId": task}
+        assert await status_of(server, task) == "pending"
+        assert (await server.client.get("/workers/w")).json()["usedSlots"] == 0
+        await offered(peer, task)
 
 
 async def test_the_drain_tells_workers_to_come_back(server: Any) -> None:
@@ -415,6 +440,16 @@ async def test_a_token_is_for_its_own_worker_and_ends_its_connection(start: Any)
                 told = await other.ask(type="register", workerId="w")
                 assert (told["type"], told["code"]) == ("error", "forbidden")
             assert await peer.closed() == (1008, "token_expired")
+
+
+async def test_a_worker_too_many_is_refused_and_its_connection_stays(start: Any) -> None:
+    full = Config(workers=Workers(enabled=True), limits=Limits(workers=1))
+    async with start(full) as server, connected(server, "w"), connected(server) as other:
+        told = await other.ask(type="register", workerId="other")
+        assert (told["type"], told["code"]) == ("error", "rate_limited")
+        assert (await server.client.delete("/workers/w")).status_code == 204
+        told = await other.ask(type="register", workerId="other")
+        assert told == {"type": "registered", "workerId": "other"}
 
 
 async def test_a_task_that_was_claimed_without_room_is_told_again_when_there_is_room(

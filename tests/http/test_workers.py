@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ import pytest
 import trio
 
 from taskcast_trio.config import Auth, Config, Jwt, Secret, Workers
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
+
+from ..waiting import until
 
 SECRET = "a secret of the tests, of 32 bytes or more"
 
@@ -42,10 +45,15 @@ async def register(server: Any, worker: str = "w", **fields: Any) -> dict[str, A
     return found
 
 
-async def pull(server: Any, worker: str = "w", wait_ms: int = 100, **query: Any) -> httpx.Response:
+async def pull(server: Any, worker: str = "w", wait_ms: int = 0, **query: Any) -> httpx.Response:
     parameters = {"workerId": worker, "timeout": wait_ms, **query}
     answer: httpx.Response = await server.client.get("/workers/pull", params=parameters)
     return answer
+
+
+async def waiting(server: Any, count: int) -> None:
+    """Wait until so many pulls do."""
+    await until(lambda: len(server.runtime.workers.dispatcher.waiters) == count)
 
 
 async def pulled(server: Any, worker: str = "w") -> tuple[str, dict[str, str]]:
@@ -58,6 +66,10 @@ async def pulled(server: Any, worker: str = "w") -> tuple[str, dict[str, str]]:
 async def worker_of(server: Any, worker: str = "w") -> dict[str, Any]:
     found: dict[str, Any] = (await server.client.get(f"/workers/{worker}")).json()
     return found
+
+
+async def is_free(server: Any, worker: str = "w") -> bool:
+    return bool((await worker_of(server, worker))["usedSlots"] == 0)
 
 
 async def heartbeat(server: Any, worker: str = "w", **body: Any) -> dict[str, Any]:
@@ -101,9 +113,7 @@ async def test_a_worker_needs_nothing_but_http(server: Any) -> None:
     assert (await worker_of(server))["usedSlots"] == 1
     done = await patch(server, task, "completed", fence, result={"n": 1})
     assert done.json()["status"] == "completed"
-    with trio.fail_after(5):
-        while (await worker_of(server))["usedSlots"]:  # noqa: ASYNC110
-            await trio.sleep(0.01)
+    await until(lambda: is_free(server))
     assert (await pull(server)).status_code == 204
     assert (await heartbeat(server)) == {"ok": True, "cancel": [], "intervalMs": 30_000}
 
@@ -120,7 +130,7 @@ async def test_a_waiting_pull_is_woken_at_once_by_a_task_that_is_created_later(
             waited.append(trio.current_time())
 
         nursery.start_soon(wait)
-        await trio.sleep(0.3)
+        await waiting(server, 1)
         await server.task(assignMode="pull")
         created = trio.current_time()
     assert waited[0] - created < 0.5
@@ -137,10 +147,10 @@ async def test_the_heaviest_worker_that_waits_gets_the_task_and_of_equals_the_fi
             if answer.status_code == 200:
                 got[worker] = answer.json()["id"]
 
-        for worker, weight in (("light", 1), ("first", 60), ("second", 60)):
+        for number, (worker, weight) in enumerate((("light", 1), ("first", 60), ("second", 60))):
             await register(server, worker, weight=weight, capacity=1)
             nursery.start_soon(wait, worker)
-            await trio.sleep(0.1)
+            await waiting(server, number + 1)
         tasks = [await server.task(assignMode="pull") for _ in range(3)]
     assert [got["first"], got["second"], got["light"]] == tasks
 
@@ -166,10 +176,29 @@ async def test_a_task_is_not_handed_out_before_its_time(server: Any) -> None:
     await register(server)
     now_ms = server.runtime.engine.clock()
     await server.task(assignMode="pull", runAt=now_ms + 700)
-    assert (await pull(server, wait_ms=200)).status_code == 204
+    assert (await pull(server)).status_code == 204
     answer = await pull(server, wait_ms=5000)
     assert answer.status_code == 200
     assert server.runtime.engine.clock() >= now_ms + 700
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "cancelled", "pending"])
+@pytest.mark.parametrize("by_worker", [True, False])
+async def test_a_repeat_of_what_ends_an_assignment_gets_the_first_answer(
+    server: Any, status: str, by_worker: bool
+) -> None:
+    await register(server)
+    task = await server.task(assignMode="pull", runAt=1)
+    _, fence = await pulled(server)
+    if status in ("completed", "failed"):
+        await patch(server, task, "running", fence)
+    headers = {"Idempotency-Key": "k", **(fence if by_worker else {})}
+    answers = [await patch(server, task, status, headers) for _ in range(2)]
+    assert answers[0].json()["assignedWorker"] == "w"
+    assert answers[1].status_code == 200
+    assert answers[1].json() == answers[0].json()
+    await patch(server, task, "cancelled")
+    assert "assignedWorker" not in (await server.client.get(f"/tasks/{task}")).json()
 
 
 async def test_a_failure_with_attempts_left_is_a_200_with_the_task_pending(server: Any) -> None:
@@ -216,7 +245,7 @@ async def test_a_task_that_is_cancelled_is_told_to_its_worker_by_409_and_by_the_
     assert (await heartbeat(server))["cancel"] == []
     asked = [{"taskId": task, "fence": 1} for task in tasks]
     assert len((await heartbeat(server, tasks=asked))["cancel"]) == 2
-    assert (await worker_of(server))["usedSlots"] == 0
+    await until(lambda: is_free(server))
 
 
 @pytest.mark.parametrize("status", ["paused", "cancelled"])
@@ -285,9 +314,11 @@ async def test_a_heartbeat_that_does_not_name_a_task_gives_it_back_and_keeps_a_n
 
 async def test_who_leaves_while_it_waits_gets_no_task(server: Any) -> None:
     await register(server)
-    with trio.move_on_after(0.3):
-        await pull(server, wait_ms=20_000)
-    await trio.sleep(0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(pull, server, wait_ms=20_000))
+        await waiting(server, 1)
+        nursery.cancel_scope.cancel()
+    await waiting(server, 0)
     task = await server.task(assignMode="pull")
     assert (await pulled(server))[0] == task
 
@@ -308,7 +339,7 @@ async def test_a_declined_task_is_asked_of_others_first_and_of_the_same_after_a_
 
         nursery.start_soon(wait, "a")
         nursery.start_soon(wait, "b")
-        await trio.sleep(0.1)
+        await waiting(server, 2)
         body = {"workerId": "a"}
         await server.client.post(f"/workers/tasks/{task}/decline", json=body)
     assert [worker for worker, _ in got] == ["b"]
@@ -337,7 +368,7 @@ async def test_the_drain_of_the_server_ends_waiting_pulls(start: Any) -> None:
                 assert (await pull(server, wait_ms=15_000)).status_code == 204
 
             nursery.start_soon(wait)
-            await trio.sleep(0.3)
+            await waiting(server, 1)
             nursery.cancel_scope.deadline = trio.current_time() + 3
             server.runtime.drain.set()
         assert not nursery.cancel_scope.cancelled_caught
@@ -407,6 +438,26 @@ async def test_a_status_that_no_worker_can_be_set_to_names_those_that_it_can(ser
     assert answer.json()["error"].endswith("at `$.status`: expected draining, idle")
 
 
+async def test_no_more_workers_are_registered_than_there_may_be(start: Any) -> None:
+    limits = Limits(workers=2)
+    async with start(Config(workers=Workers(enabled=True), limits=limits)) as server:
+        for worker in ("w", "v"):
+            await register(server, worker)
+        path, third = "/workers/register", {"workerId": "third"}
+        refused = await server.client.post(path, json=third)
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert "limits.workers" in refused.json()["error"]
+        assert (await register(server, "w", capacity=3))["capacity"] == 3, "it is known"
+        task = await server.task(assignMode="pull")
+        await pulled(server, "w")
+        for worker in ("w", "v"):
+            await server.client.delete(f"/workers/{worker}")
+        await register(server, "third")
+        refused = await server.client.post(path, json={})
+        assert refused.status_code == 429, f"task {task} waits for its worker"
+        await register(server, "w")
+
+
 async def test_a_weight_is_written_as_it_was_given(server: Any) -> None:
     for weight, text in ((50, '"weight":50,'), (0.5, '"weight":0.5,')):
         await register(server, weight=weight)
@@ -467,8 +518,8 @@ async def test_a_worker_gets_only_tasks_that_its_token_reaches(start: Any) -> No
         limited = bearer(sub="w", taskIds=["hidden", "seen"])
         await client.post("/workers/register", json={"workerId": "w"}, headers=limited)
         answers = [
-            await client.get("/workers/pull?workerId=w&timeout=300", headers=limited)
-            for _ in range(2)
+            await client.get(f"/workers/pull?workerId=w&timeout={wait_ms}", headers=limited)
+            for wait_ms in (5000, 0)
         ]
         assert [answer.status_code for answer in answers] == [200, 204]
         assert answers[0].json()["id"] == "seen"

@@ -21,6 +21,7 @@ from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import (
     InvalidTransition,
+    KeyReused,
     SeqStale,
     StoreUnavailable,
     TaskEnded,
@@ -415,6 +416,48 @@ async def test_an_id_is_taken_in_both_stores(postgres_url):
         old = await answers(runtime, "t")
     async with opened(config(postgres_url)) as runtime:
         assert (await answers(runtime, "t"))[1] == old[1]
+
+
+async def test_a_repeated_create_gets_the_first_answer_also_once_it_is_archived(postgres_url):
+    named = CreateTask(id="t", type="a")
+    async with opened(config(postgres_url)) as runtime:
+        engine = runtime.engine
+        first = await engine.create(named, key="k")
+        await archived(runtime)
+        assert await engine.create(named, key="k") == first
+        with pytest.raises(KeyReused):
+            await engine.create(replace(named, type="b"), key="k")
+        with pytest.raises(TaskExists):
+            await engine.create(named, key="another")
+
+
+async def test_a_repeated_create_replaces_nothing_where_the_key_is_known_by_the_archive_only(
+    postgres_url,
+):
+    request = CreateTask(type="a", params=Raw(b'{"n": 1}'))
+    async with opened(config(postgres_url)) as runtime:
+        first = await runtime.engine.create(request, key="k")
+        await runtime.engine.transition(first.id, Transition(status="running"))
+        await runtime.engine.publish(first.id, [draft("x", 1)])
+        await archived(runtime)
+        old = await answers(runtime, first.id)
+    async with opened(config(postgres_url)) as runtime:
+        again = await runtime.engine.create(request, key="k")
+        assert (again.id, again.status) == (first.id, "running")
+        with pytest.raises(KeyReused):
+            await runtime.engine.create(replace(request, type="b"), key="k")
+        await archived(runtime)
+        assert await answers(runtime, first.id) == old
+
+
+async def test_a_create_does_not_wait_for_long_for_an_archive_that_is_away(
+    postgres_server: LocalServer,
+):
+    async with opened(config(migrated_on(postgres_server), timeout_seconds=30)) as runtime:
+        with postgres_server.frozen():
+            began = trio.current_time()
+            await runtime.engine.create(CreateTask(), key="k")
+            assert trio.current_time() - began < 10
 
 
 async def test_a_task_that_ended_leaves_after_its_time_and_reads_the_same(postgres_url):

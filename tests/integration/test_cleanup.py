@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 from msgspec.structs import replace
 
 from taskcast_trio.client import draft
@@ -80,9 +80,11 @@ async def opened(config: Config, clock: Clock) -> AsyncIterator[Runtime]:
             yield runtime
 
 
-async def ended(runtime: Runtime, id_: str, *, logs: int = 10) -> None:
+async def ended(
+    runtime: Runtime, id_: str, *, logs: int = 10, type_: str | UnsetType = UNSET
+) -> None:
     engine = runtime.engine
-    await engine.create(CreateTask(id=id_))
+    await engine.create(CreateTask(id=id_, type=type_))
     await engine.transition(id_, Transition(status="running"))
     pieces = [draft("delta", {"delta": c}, series="s", mode="accumulate") for c in "abc"]
     keeps = draft("kept", {"delta": "d"}, series="s", mode="accumulate")

@@ -1,5 +1,5 @@
-"""Two real servers on one real Redis, of which one is killed in the middle of its deliveries, again
-and again: the other one goes on with them.
+"""Two real servers on one real Redis, with an archive in PostgreSQL, and on a cluster, of which one
+is killed in the middle of its deliveries, again and again: the other one goes on with them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from taskcast_trio.storage.records import PARKED_MS
 from taskcast_trio.storage.redis import open_redis
 from tests.receiver import Receiver, receiving
 
+from ..storage.redis.cluster import cluster, url_of
 from ..storage.redis.server import new_prefix, redis_url
 from .server_process import server_process
 from .test_webhook_kills import EVENTS_EACH, HOOKS, LAST_FEW, SEED, indexes, moody, publish, until
 
 CYCLES = 6
+FEW_CYCLES = 3
 PATIENCE_S = 240
 PAUSE_S = 0.02
 
@@ -49,24 +51,39 @@ async def end_lease(store: ShortTermStore) -> None:
 
 
 # httpx leaves the generator of a body that could not be sent to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 async def test_every_event_arrives_in_order_whoever_is_killed() -> None:
     """The last lease is waited for; the others are cut short."""
+    await kill_again_and_again(redis_url(), cycles=CYCLES, waits=True)
+
+
+async def test_the_same_with_an_archive(postgres_url: str) -> None:
+    await kill_again_and_again(redis_url(), "--postgres-url", postgres_url, cycles=FEW_CYCLES)
+
+
+async def test_the_same_on_a_cluster() -> None:
+    with cluster() as nodes:
+        await kill_again_and_again(url_of(nodes), cycles=FEW_CYCLES)
+
+
+async def kill_again_and_again(redis: str, *more: str, cycles: int, waits: bool = False) -> None:
     random.seed(SEED)
     dice = random.Random(SEED)
     prefix = new_prefix()
-    options = ("--redis-url", redis_url(), "--redis-prefix", prefix)
+    options = ("--redis-url", redis, "--redis-prefix", prefix, *more)
     retry = {"retries": 50, "backoff": "fixed", "initialDelayMs": 20}
     async with (
         receiving(moody, patience_s=PATIENCE_S) as receiver,
-        open_redis(redis_url(), prefix=prefix) as backend,
+        open_redis(redis, prefix=prefix) as backend,
         server_process(*options) as (url, _),
         httpx.AsyncClient(base_url=url, timeout=20) as survivor,
     ):
         hooks = [{"url": receiver.url(f"/{n}"), "retry": retry} for n in range(HOOKS)]
         made = await survivor.post("/tasks", json={"id": "t", "webhooks": hooks})
         assert made.status_code == 201
-        for cycle in range(CYCLES):
+        for cycle in range(cycles):
             async with (
                 server_process(*options) as (doomed_url, doomed),
                 httpx.AsyncClient(base_url=doomed_url, timeout=20) as client,
@@ -78,7 +95,7 @@ async def test_every_event_arrives_in_order_whoever_is_killed() -> None:
                     await until(receiver, goal)
                     doomed.kill()
                 await doomed.wait()
-            if cycle < CYCLES - 1:
+            if cycle < cycles - 1 or not waits:
                 await end_lease(backend.store)
                 await publish(survivor, EVENTS_EACH)
             await delivered(survivor)
@@ -88,7 +105,7 @@ async def test_every_event_arrives_in_order_whoever_is_killed() -> None:
         await delivered(survivor)
         log = (await survivor.get("/tasks/t/events/history")).json()
     owed = [event["index"] for event in log]
-    assert len(owed) > CYCLES * EVENTS_EACH
+    assert len(owed) > cycles * EVENTS_EACH
     for hook in range(HOOKS):
         check(receiver, hook, owed)
 

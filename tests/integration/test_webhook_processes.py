@@ -1,18 +1,21 @@
-"""Several processes on one Redis deliver as one: at once wherever an event was published and
-whoever has the lease, in order, and one goes on where another has died.
+"""Several processes on one Redis, or a cluster, deliver as one: at once wherever an event was
+published and whoever has the lease, in order, and one goes on where another has died.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from taskcast_trio.config import Config
+from taskcast_trio.config.schema import Postgres
+from taskcast_trio.config.secret import SecretUrl
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.engine import Runtime
 from taskcast_trio.engine.webhooks import service
@@ -22,6 +25,8 @@ from taskcast_trio.storage.records import PARKED_MS
 from tests.receiver import receiving
 
 from ..engine.webhook_support import create, publish
+from ..storage.redis.cluster import cluster, url_of
+from ..storage.redis.server import LocalServer
 from .test_webhook_kills import check
 from .test_webhooks import (
     PATIENCE_S,
@@ -40,9 +45,22 @@ AT_ONCE_S = 8
 """Less than a lease, after which another process would look by itself."""
 
 
-@pytest.fixture
-def config() -> Config:
-    return on_redis()
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[list[LocalServer]]:
+    with cluster() as servers:
+        yield servers
+
+
+@pytest.fixture(params=["redis", "redis+postgres", "cluster"])
+def config(request: pytest.FixtureRequest) -> Config:
+    config = on_redis()
+    if request.param == "cluster":
+        url = SecretUrl(url_of(request.getfixturevalue("nodes")))
+        config = replace(config, redis=replace(config.redis, url=url))
+    if "postgres" in request.param:
+        url = SecretUrl(request.getfixturevalue("postgres_url"))
+        config = replace(config, postgres=Postgres(url=url))
+    return config
 
 
 @pytest.fixture
@@ -226,6 +244,32 @@ async def test_one_that_drains_leaves_the_rest_to_the_other(config: Config, cloc
         await idle(other)
         assert sent(receiver) == list(range(43))
         assert (delivered(one), delivered(other)) == (11, 32)
+
+
+async def test_a_try_that_hangs_where_it_drains_holds_up_no_other_task(
+    config: Config, clock: Clock
+) -> None:
+    hanging, paced = Gate(), Gate(10)
+    async with (
+        receiving(hanging, patience_s=PATIENCE_S) as slow,
+        receiving(paced, patience_s=PATIENCE_S) as fast,
+        two(config, clock) as (one, other),
+    ):
+        await begin((one, other), hook(slow))
+        await create(one, hook(fast, host="localhost"), id_="fast")
+        await publish(one, "a")
+        await hanging.reached.wait()
+        await publish(one, *["a"] * 40, id_="fast")
+        await paced.reached.wait()
+        one.drain.set()
+        paced.go_on.set()
+        with trio.fail_after(AT_ONCE_S):
+            await arrived(fast, 40)
+        assert len(slow.requests) == 1
+        hanging.go_on.set()
+        await idle(other)
+        assert sent(fast) == list(range(40))
+        assert (delivered(one), delivered(other)) == (12, 29)
 
 
 async def test_what_one_has_just_taken_when_it_drains_is_left_to_the_other(

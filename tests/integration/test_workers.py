@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import trio
 from msgspec import UNSET
 
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import Redis, WorkerDefaults, Workers
+from taskcast_trio.config.schema import Limits, Redis, WorkerDefaults, Workers
 from taskcast_trio.config.secret import SecretUrl
-from taskcast_trio.core.errors import StaleFence
+from taskcast_trio.core.errors import RateLimited, StaleFence
 from taskcast_trio.core.matching import MatchRule
 from taskcast_trio.core.model import CreateTask, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
@@ -270,6 +271,28 @@ async def test_a_worker_is_not_asked_again_within_a_second_in_another_process(
             assert trio.current_time() - declined > 0.9
 
 
+async def test_a_worker_that_was_drained_in_one_process_gets_nothing_in_another(
+    redis_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the answer on: also its pull that waits there, whatever hint is under way or lost."""
+    monkeypatch.setattr(Hints, "worker", lambda *_: None)
+    async with two(redis_config) as (one, other):
+        assert one.workers is not None
+        await register(one)
+        got: list[Task | None] = []
+
+        async def wait() -> None:
+            got.append(await pull(other, wait_s=0.3))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.sleep(0.1)
+            await one.workers.set_draining("w", draining=True)
+            await other.engine.create(CreateTask(id="t", assign_mode="pull"))
+        assert got == [None]
+        assert await status_of(one, "t") == "pending"
+
+
 async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> None:
     defaults = WorkerDefaults(heartbeat_interval_ms=500, heartbeat_timeout_ms=2500)
     config = Config(
@@ -285,6 +308,30 @@ async def test_heartbeats_in_one_process_keep_a_worker_online_in_the_other() -> 
             await one.workers.heartbeat("w", UNSET, owner=None)
             await trio.sleep(0.5)
             assert (await other.workers.get("w")).status == "idle"
+
+
+async def test_workers_are_counted_over_all_processes(redis_config: Config) -> None:
+    config = msgspec.structs.replace(redis_config, limits=Limits(workers=10))
+    async with two(config) as runtimes:
+        refused: list[str] = []
+
+        async def enter(runtime: Runtime, worker: str) -> None:
+            try:
+                await register(runtime, worker)
+            except RateLimited:
+                refused.append(worker)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(30):
+                nursery.start_soon(enter, runtimes[n % 2], f"w{n}")
+        assert len(refused) == 20
+        for runtime in runtimes:
+            assert runtime.workers is not None
+            workers = await runtime.workers.all()
+            assert len(workers) == 10
+            await register(runtime, workers[0].id)
+        await runtimes[0].workers.delete(workers[0].id)  # type: ignore[union-attr]
+        await register(runtimes[0], refused[0])
 
 
 async def test_a_worker_is_known_after_every_process_has_restarted(redis_config: Config) -> None:

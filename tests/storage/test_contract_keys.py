@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -50,6 +51,15 @@ async def test_a_repeat_brings_the_first_answer_and_stores_nothing(store, steps,
     assert await store.get("t") == state
     assert not any(commit.repeated for commit in announced.commits), "a repeat is not announced"
     assert len(await read_all(store)) == len(first.entries)
+
+
+async def test_a_repeated_transition_brings_back_what_was_told_beside_the_record(store, steps):
+    step = await steps("transition")
+    told = replace(key(), aside="the worker é")
+    assert not (await step(now_ms=NOW, idempotency=told)).aside
+    assert (await step(now_ms=NOW + 5, idempotency=key())).aside == told.aside
+    looked = await store.repeated("t", key(), now_ms=NOW + 5)
+    assert looked.aside == told.aside
 
 
 @every_step

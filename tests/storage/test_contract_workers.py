@@ -92,6 +92,19 @@ async def test_a_row_is_swapped_where_it_is_as_it_was_known(store):
     assert await store.swap_row("a", "k", b"x", known=None) == b""
 
 
+async def test_a_table_takes_no_new_row_where_it_has_as_many_as_it_may(store):
+    for name in ("k", "l"):
+        await store.swap_row("a", name, b"1", known=None, most=2)
+    await store.swap_row("b", "k", b"1", known=None, most=1)
+    assert await store.swap_row("a", "m", b"1", known=None, most=2) is None
+    assert await store.row("a", "m") is None
+    assert await store.swap_row("a", "k", b"2", known=b"1", most=2) == b"2", "it is no new one"
+    assert await store.swap_row("a", "k", b"x", known=None, most=2) == b"2"
+    await store.swap_row("a", "k", None, known=b"2", most=2)
+    assert await store.swap_row("a", "m", b"1", known=None, most=2) == b"1"
+    assert await store.swap_row("a", "n", b"1", known=None) == b"1"
+
+
 async def test_tables_are_apart_and_no_notes(store):
     await store.put_note("workers", b"note", expires_ms=None, now_ms=NOW)
     names = ["", ":", ";", "w", "é\n", "x" * 1000]

@@ -45,6 +45,8 @@ RETRY_LEASE_MS: Final = 5_000
 LOOK_AGAIN_S: Final = 5.0
 ALONE_LOOK_S: Final = 60.0
 """How often a store is asked in which other processes may have left something."""
+TELL_AGAIN_S: Final = 0.1
+"""Tasks that are let go of come many at once."""
 
 
 class Look(Struct, frozen=True):
@@ -91,6 +93,7 @@ class Webhooks:
         self._workers: dict[str, Worker] = {}
         self._nursery: trio.Nursery
         self._closing = trio.Event()
+        self._let_go = trio.Event()
         self._finished = trio.Event()
         self._due = TimerLoop(
             store,
@@ -149,24 +152,36 @@ class Webhooks:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Deliver until cancelled, or until :meth:`close` was called and all tries have ended; then
-        other processes are told that there may be something left.
+        """Deliver until cancelled, or until :meth:`close` was called and all tries have ended.
+        Other processes are told when there may be something left for them.
         """
         try:
-            # The workers' nursery is the outer one: it is open until all of them have ended.
-            async with trio.open_nursery() as self._nursery, trio.open_nursery() as loops:
-                loops.start_soon(self._take, name="due webhooks")
-                loops.start_soon(self._retries.run, name="webhook retries")
-                task_status.started()
-                await self._closing.wait()
-                if self._alone:  # who comes next takes what is held now, too
-                    loops.cancel_scope.cancel()
-                self._due.close()
-                self._retries.close()
+            async with trio.open_nursery() as telling:
+                # The workers' nursery is open until all of them have ended.
+                async with trio.open_nursery() as self._nursery, trio.open_nursery() as loops:
+                    loops.start_soon(self._take, name="due webhooks")
+                    loops.start_soon(self._retries.run, name="webhook retries")
+                    task_status.started()
+                    await self._closing.wait()
+                    telling.start_soon(self._tell, tell_others, name="webhooks left to others")
+                    if self._alone:  # who comes next takes what is held now, too
+                        loops.cancel_scope.cancel()
+                    self._due.close()
+                    self._retries.close()
+                telling.cancel_scope.cancel()
             with suppress(StoreUnavailable):  # they look by themselves in a while
                 await tell_others()
         finally:
             self._finished.set()
+
+    async def _tell(self, tell_others: Callable[[], Awaitable[None]]) -> None:
+        """Tell of what was let go of while tries of other tasks still run."""
+        while True:
+            await self._let_go.wait()
+            self._let_go = trio.Event()
+            with suppress(StoreUnavailable):
+                await tell_others()
+            await trio.sleep(TELL_AGAIN_S)
 
     def close(self) -> None:
         """Begin no more tries. What is left is due at once for whoever comes next."""
@@ -233,7 +248,9 @@ class Webhooks:
             del self._workers[worker.task_id]
             self._metrics.webhook_workers.dec()
             self._slots.release()
-            if worker.woken:
+            if self._closing.is_set():
+                self._let_go.set()
+            elif worker.woken:
                 self._due.notify(self._clock())
 
     async def _retry(self, timer: Timer) -> None:

@@ -54,6 +54,7 @@ class Crew:
         bulletin: Bulletin,
         metrics: Metrics,
         *,
+        most_workers: int,
         noise: Callable[[int], int] = secrets.randbits,
     ) -> None:
         self._engine = engine
@@ -63,6 +64,7 @@ class Crew:
         self._noise = noise
         self._metrics = metrics
         self._peers = backend.peers
+        self._most_workers = most_workers
         self._closed = False
         self._news = trio.Event()
         self._heard_kinds: set[str] = set()

@@ -394,8 +394,9 @@ class Dispatcher:
         """
         given, waiter.given = waiter.given, None
         if given is not None:
-            await self._registry.fetch(waiter.worker_id)
-            if self._again_ms(given, waiter.worker_id) <= self._clock():
+            row = await self._registry.fetch(waiter.worker_id)
+            is_open = row is not None and row.is_open
+            if is_open and self._again_ms(given, waiter.worker_id) <= self._clock():
                 task = await self._assign(waiter.worker_id, given)
                 if task is not None:
                     return task

@@ -171,8 +171,23 @@ class Leases:
                 if not worker.held or age_ms > KEPT_MS:
                     await self._forget(worker.id)
 
+    async def make_room(self) -> bool:
+        """Forget now who has left and has no task to wait for it; False where there is nobody."""
+        left = [worker.id for worker in self._registry.all() if _is_done(worker)]
+        for worker_id in left:
+            await self._registry.change(
+                worker_id,
+                lambda row: None if row is not None and _is_done(row) else row,
+                durable=True,
+            )
+        return bool(left)
+
     async def _forget(self, worker_id: str) -> None:
         def decide(row: Worker | None) -> Worker | None:
             return None if row is not None and self.is_over(row) else row
 
         await self._registry.change(worker_id, decide, durable=True)
+
+
+def _is_done(worker: Worker) -> bool:
+    return worker.gone and not worker.held

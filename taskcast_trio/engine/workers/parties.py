@@ -55,6 +55,8 @@ class Session:
         """By task: what it costs, and until when the offer stands."""
         self.taking: dict[str, list[Message]] = {}
         """The tasks that it is about to get, and what it is to be told of them after that."""
+        self.declining: dict[str, list[Message]] = {}
+        """Those that it is giving back, likewise."""
         self._announced: OrderedDict[str, int] = OrderedDict()
         """By task: until when it is not told again."""
 
@@ -88,7 +90,12 @@ class Session:
         self._announced.pop(task_id, None)
 
     def _tell(self, type_: Literal["offer", "available"], task: Task) -> None:
-        self.send({"type": type_, "taskId": task.id, "task": summary_of(task)})
+        message = {"type": type_, "taskId": task.id, "task": summary_of(task)}
+        waiting = self.declining.get(task.id)
+        if waiting is None:
+            self.send(message)
+        else:
+            waiting.append(message)
 
 
 class Waiter:

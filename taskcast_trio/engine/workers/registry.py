@@ -16,7 +16,7 @@ import trio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskcast_trio.core.errors import NoRoom, WorkerNotFound
+from taskcast_trio.core.errors import NoRoom, RateLimited, WorkerNotFound
 from taskcast_trio.core.matching import MatchRule, has_room
 from taskcast_trio.storage.protocols import TableStore
 
@@ -167,19 +167,24 @@ class Registry:
                 self._opened(worker_id)
 
     async def change(
-        self, worker_id: str, decide: Decide, *, durable: bool = False
+        self, worker_id: str, decide: Decide, *, durable: bool = False, most: int | None = None
     ) -> Worker | None:
         """Replace the row by what ``decide`` makes of it, and return that; None is no row.
 
         ``decide`` may be called again, on what the row has become meanwhile; a row that it returns
         as it is is not written. ``durable``: the change has to outlast this process.
+
+        Raises:
+            RateLimited: it would be a new row, and there are ``most``.
         """
         if self._shared:
-            return await self._swap(worker_id, decide)
+            return await self._swap(worker_id, decide, most)
         row = self.get(worker_id)
         new = decide(row)
         if new is row:
             return row
+        if row is None and most is not None and len(self._rows) >= most:
+            raise too_many(most)
         if new is None:
             self._rows.pop(worker_id, None)
             self._beats.pop(worker_id, None)
@@ -190,7 +195,7 @@ class Registry:
             await self._write(worker_id)
         return new
 
-    async def _swap(self, worker_id: str, decide: Decide) -> Worker | None:
+    async def _swap(self, worker_id: str, decide: Decide, most: int | None) -> Worker | None:
         is_fresh = False
         while True:
             known, row = self._stored.get(worker_id), self.get(worker_id)
@@ -207,10 +212,12 @@ class Registry:
                 is_fresh = True
                 continue
             value = None if new is None else _encode(new)
-            there = await self._store.swap_row(TABLE, worker_id, value, known=known)
+            there = await self._store.swap_row(TABLE, worker_id, value, known=known, most=most)
             self._put(worker_id, there)
             if there == value:
                 return new
+            if there is None and known is None and most is not None:
+                raise too_many(most)
             is_fresh = True
 
     async def _write(self, worker_id: str) -> None:
@@ -346,6 +353,10 @@ class Registry:
             return replace(row, held=held, orphans=orphans, cancels=cancels)
 
         await self.change(worker_id, decide)
+
+
+def too_many(most: int) -> RateLimited:
+    return RateLimited(f"There are {most} workers, as many as there may be (limits.workers)")
 
 
 def _beaten(beat_ms: int) -> Decide:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal
 
 import trio
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from taskcast_trio.core.errors import Forbidden, NoRoom, StoreUnavailable, WorkerNotFound
+from taskcast_trio.core.errors import (
+    Forbidden,
+    NoRoom,
+    RateLimited,
+    StoreUnavailable,
+    WorkerNotFound,
+)
 from taskcast_trio.core.ids import ulid
 from taskcast_trio.core.model import Task
 
 from .asked import Cancel, Change, Holding, Registration, check_tasks, checked
 from .crew import Crew
 from .parties import Session, Waiter
-from .registry import Worker
+from .registry import Decide, Worker
 
 ASSIGN_MS: Final = 15_000
 """How long a worker may take to hear of a task that was assigned to it."""
@@ -74,6 +81,7 @@ class Workers(Crew):
 
         Raises:
             Forbidden: the id belongs to another caller's worker.
+            RateLimited: it is a new one, and there are as many as there may be.
         """
         asked = checked(asked)
         now_ms = self._clock()
@@ -99,8 +107,7 @@ class Workers(Crew):
             )
 
         await self.registry.fetch(worker_id)
-        worker = await self.registry.change(worker_id, decide, durable=True)
-        assert worker is not None
+        worker = await self._enter(worker_id, decide)
         await self.assignments.adopt(worker_id)
         if asked.tasks is not UNSET:
             await self.holds(worker_id, asked.tasks, since_ms=now_ms)
@@ -110,6 +117,22 @@ class Workers(Crew):
         if old is not None and old.name != session:
             old.close("replaced")
         self.hints.worker(worker_id)
+        return worker
+
+    async def _enter(self, worker_id: str, decide: Decide) -> Worker:
+        enter = partial(
+            self.registry.change, worker_id, decide, durable=True, most=self._most_workers
+        )
+        full: RateLimited | None = None
+        try:
+            worker = await enter()
+        except RateLimited as error:
+            full = error
+        if full is not None:
+            if not await self.leases.make_room():
+                raise full
+            worker = await enter()
+        assert worker is not None
         return worker
 
     async def connect(self, asked: Registration, session: Session, *, owner: str | None) -> Worker:

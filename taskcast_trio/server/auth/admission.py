@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -15,6 +16,10 @@ from taskcast_trio.core.errors import TokenExpired, TokenRevoked, Unauthorized
 from .limits import Slot, StreamSlots
 
 T = TypeVar("T")
+
+REVOKED_S: Final = 60.0
+"""How long a request may take from the look at its token to its admission."""
+MAX_REVOKED: Final = 1000
 
 _MESSAGES: Final = {
     "token_expired": TokenExpired("The token has expired: come back with a new one"),
@@ -90,13 +95,18 @@ class Admissions:
         self._clock_ms = clock_ms
         self._grace_s = grace_s
         self._open: set[Admission] = set()
+        self._revoked: deque[tuple[float, Callable[[Caller], bool]]] = deque(maxlen=MAX_REVOKED)
+        """What was revoked lately, and until when that is remembered."""
 
     def open(self, caller: Caller, key: str) -> Admission:
         """Admit one more connection of ``caller``, until ``grace_s`` after its token's expiry.
 
         Raises:
+            TokenRevoked: its token was, since it was looked at.
             RateLimited: there are too many.
         """
+        if self._revoked and self._was_revoked(caller):
+            raise _MESSAGES["token_revoked"]
         slot = self._slots.open(key)
         deadline = math.inf
         if caller.expires_at is not None:
@@ -107,11 +117,20 @@ class Admissions:
             self._open.add(admission)
         return admission
 
+    def _was_revoked(self, caller: Caller) -> bool:
+        now_s = trio.current_time()
+        while self._revoked and self._revoked[0][0] <= now_s:
+            self._revoked.popleft()
+        return not caller.open and any(concerned(caller) for _, concerned in self._revoked)
+
     def forget(self, admission: Admission) -> None:
         self._open.discard(admission)
 
     def revoke(self, concerned: Callable[[Caller], bool]) -> int:
-        """End the connections of the callers that are ``concerned``; how many those are."""
+        """End the connections of the callers that are ``concerned``, those too that are about to
+        open; how many are open.
+        """
+        self._revoked.append((trio.current_time() + REVOKED_S, concerned))
         found = [admission for admission in self._open if concerned(admission.caller)]
         for admission in found:
             admission.revoke()

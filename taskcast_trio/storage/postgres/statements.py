@@ -116,6 +116,15 @@ BURY: Final = (
     " ON CONFLICT DO NOTHING"
 )
 
+BURIED: Final = """
+SELECT tomb.task_id, tomb.epoch, task.id IS NOT NULL AS has_rows
+FROM (
+    SELECT task_id, epoch FROM taskcast_tombstones
+    WHERE (task_id, epoch) > ($1::text, $2::text) ORDER BY task_id, epoch LIMIT $3
+) AS tomb LEFT JOIN taskcast_tasks AS task ON task.id = tomb.task_id AND task.epoch = tomb.epoch
+ORDER BY tomb.task_id, tomb.epoch
+"""
+
 PURGE: Final = """
 DELETE FROM taskcast_events WHERE ctid = ANY (ARRAY (
     SELECT ctid FROM taskcast_events WHERE task_id = $1 LIMIT $2

@@ -31,6 +31,9 @@ Outcome: TypeAlias = Literal["saved", "refused", "older life"]
 PURGE_EVENTS: Final = 20_000
 """How many events of an ended life are removed at once: each time is well within the deadline."""
 
+TOMBS: Final = 1000
+"""How many are looked at at once."""
+
 SERIES_EVENTS: Final = 1000
 """How many events of series are read at once for a snapshot."""
 
@@ -255,6 +258,18 @@ class PostgresStore(PostgresDueList):
         if left:
             await self._purge(task_id)
         return there
+
+    async def finish_deletions(self) -> None:
+        """See :meth:`LongTermStore.finish_deletions`."""
+        after = ("", "")
+        while True:
+            tombs = await self.pool.run(partial(_buried, after=after))
+            for tomb in tombs:
+                if tomb["has_rows"]:
+                    await self._purge(given(tomb["task_id"]))
+            if len(tombs) < TOMBS:
+                return
+            after = (tombs[-1]["task_id"], tombs[-1]["epoch"])
 
     async def _purge(self, task_id: str) -> None:
         """Remove the rows of a life that has its tombstone; nobody sees them any more."""
@@ -486,6 +501,10 @@ async def _bury(connection: Connection, *, task_id: str, epoch: str | None) -> t
     await connection.execute("COMMIT")
     left = archived is not None and not (again and state["alive"])
     return was_there and not again, left
+
+
+async def _buried(connection: Connection, *, after: tuple[str, str]) -> Sequence[Row]:
+    return await connection.fetch(sql.BURIED, *after, TOMBS)
 
 
 async def _purge(connection: Connection, *, task_id: str) -> bool:

@@ -4,7 +4,7 @@ It subscribes to the buckets of these tasks, to all while somebody follows every
 subscription is confirmed, something may have been missed before: who follows a task of the bucket
 reads its log again. That holds for the first one too: a subscriber that attached may have read its
 log before the subscription was there. As a backstop, the positions of the followed logs are
-compared every few seconds with what was heard of them.
+compared every few seconds with what was heard of them, or with where they were when they were read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 import structlog
 import trio
@@ -27,7 +27,7 @@ from .commands import Commands
 from .ear import Ear
 from .errors import CONNECTION_ERRORS
 from .keys import BUCKETS, bucket_of
-from .known import Known
+from .known import Known, Position
 from .nodes import Place
 from .peers import RedisPeers
 from .rows import entries_of, unpack
@@ -45,10 +45,6 @@ _AGAIN: Final = Backoff(initial_delay_ms=50, max_delay_ms=2000)
 _CREATED, _DELETED, _REPLACED, _FACT = 1, 2, 4, 8
 
 log = structlog.get_logger(__name__)
-
-Position: TypeAlias = tuple[str, int]
-"""Epoch and next index."""
-
 
 GONE: Final[Position] = ("", 0)
 """That of a task that is not in Redis."""
@@ -94,10 +90,13 @@ class RedisBroadcast:
             self._everything += 1
         else:
             tasks = self._followed[bucket_of(task_id)]
+            if task_id not in tasks:
+                self._known.follow(task_id)
             tasks[task_id] = tasks.get(task_id, 0) + 1
-            if not counts:
+            if counts:
+                self.peers.changed(task_id)
+            else:
                 self._uncounted[task_id] += 1
-            self.peers.changed(task_id)
         self._changed.set()
 
     def _tasks(self) -> list[str]:
@@ -112,14 +111,16 @@ class RedisBroadcast:
             return
         tasks = self._followed[bucket_of(task_id)]
         tasks[task_id] -= 1
-        if not counts:
+        if counts:
+            self.peers.changed(task_id)
+        else:
             self._uncounted[task_id] -= 1
             if not self._uncounted[task_id]:
                 del self._uncounted[task_id]
-        self.peers.changed(task_id)
         if not tasks[task_id]:
             del tasks[task_id]
             self._heard_of.pop(task_id, None)
+            self._known.unfollow(task_id)
         # What nobody follows any more is left at the next check: somebody may come back.
 
     def _wanted(self) -> set[int]:
@@ -227,6 +228,7 @@ class RedisBroadcast:
             tasks = [task_id for bucket in gaps for task_id in self._followed[bucket]]
             for task_id in tasks:
                 self._heard_of.pop(task_id, None)
+                self._known.follow(task_id)
             self._interrupt(tasks)
 
     def _interrupt(self, task_ids: Iterable[str] | None) -> None:
@@ -310,7 +312,8 @@ class RedisBroadcast:
 
     async def _check_positions(self, tasks: list[str]) -> None:
         keys = self._commands.keys
-        before = {task_id: self._heard_of.get(task_id) for task_id in tasks}
+        known = self._known.first_read
+        before = {task_id: self._heard_of.get(task_id) or known(task_id) for task_id in tasks}
         replies = await self._commands.do_all(
             [
                 self._commands.plain(bucket_of(id_), "HMGET", keys.head(id_), "epoch", "next")
@@ -323,7 +326,9 @@ class RedisBroadcast:
             if task_id not in self._followed[bucket_of(task_id)]:
                 continue
             there = GONE if epoch is None else (epoch.decode(), int(next_index))
-            heard = self._heard_of.get(task_id, there if there is not GONE else None)
+            heard = self._heard_of.get(task_id) or known(task_id)
+            if heard is None and there is not GONE:
+                heard = there
             lags = heard is None or heard[0] != there[0] or heard[1] < there[1]
             if lags or _is_cut(before[task_id], there):
                 behind.append(task_id)

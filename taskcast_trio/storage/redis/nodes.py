@@ -37,6 +37,10 @@ OPTIONS: Final[dict[str, Any]] = {
     "retry": Retry(NoBackoff(), 0),
 }
 
+SENTINEL_S: Final = 1.0
+"""After which the next Sentinel is asked: the first of a list may be that of a machine that died.
+"""
+
 assert "_writer" in AbstractConnection.__slots__, "another redis-py: see cut()"
 
 
@@ -143,8 +147,11 @@ def nodes_of(target: Target, tags: Sequence[str]) -> Nodes:
         startup = [ClusterNode(host, port) for host, port in target.hosts]
         return Cluster(RedisCluster(startup_nodes=startup, **options), tags)
     if target.kind == "sentinel":
+        patience = {"socket_timeout": SENTINEL_S, "socket_connect_timeout": SENTINEL_S}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]
-            target.hosts, sentinel_kwargs={**OPTIONS, **target.sentinel_options}, **options
+            target.hosts,
+            sentinel_kwargs={**target.sentinel_options, **OPTIONS, **patience},
+            **options,
         )
         pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
             target.service, sentinel, **options

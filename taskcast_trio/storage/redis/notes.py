@@ -57,12 +57,20 @@ class Notes(Steps):
         return value
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
         # Asked for once more after a lost reply, it finds its own value there: that is an answer.
         given = (b"" if each is None else b"=" + each for each in (known, value))
+        limit = "" if most is None else most
+        name = self._keys.table(table)
         there: bytes | None = await self._commands.do(
-            self._commands.on_keys(script("swap_row"), 0, (self._keys.table(table),), key, *given)
+            self._commands.on_keys(script("swap_row"), 0, (name,), key, *given, limit)
         )
         return there
 

@@ -23,7 +23,7 @@ from .resp import Value
 from .scripts import script
 
 FLUSH_S: Final = 0.05
-"""How long the first change of an audience waits for others."""
+"""How long the first change of an audience waits for others, unless it is waited for."""
 BEAT_S: Final = 1.0
 LIFE_MS: Final = 15_000
 """How long after its last sign a process counts as there: it may be slow."""
@@ -57,6 +57,13 @@ class RedisPeers:
         self._bucket = bucket_of(self._name)
         self._changed: set[str] = set()
         self._change = trio.Event()
+        self._hurry = trio.Event()
+        self._batch = trio.Event()
+        """Set once the changes are written that are not begun to be yet, or can't be."""
+        self._writing = trio.Event()
+        """Likewise of those before."""
+        self._can_wait = False
+        """Whether they are written, and could be the last time."""
         self._others: list[str] = []
         self._heard: int | None = None
         """The number of the newest message that is known; those before the first look are not for
@@ -68,6 +75,14 @@ class RedisPeers:
         self._changed.add(task_id)
         self._change.set()
 
+    async def counted(self) -> None:
+        """See :meth:`Peers.counted`."""
+        if self._can_wait and self._changed:
+            self._hurry.set()
+            await self._batch.wait()
+        elif self._can_wait:
+            await self._writing.wait()
+
     async def run(
         self,
         hear: Callable[[bytes], None],
@@ -77,12 +92,15 @@ class RedisPeers:
         """See :meth:`Peers.run`."""
         with suppress(StoreUnavailable):  # it comes back, and the next beat with it
             await self._beat(hear)
+        self._can_wait = True
+        self._writing.set()
         task_status.started()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep, hear, name="redis: peers")
                 nursery.start_soon(self._flush, name="redis: audience")
         finally:
+            self._wait_for_none()
             with (
                 trio.CancelScope(shield=True, deadline=trio.current_time() + 1),
                 suppress(StoreUnavailable),  # it is forgotten in a while
@@ -149,15 +167,26 @@ class RedisPeers:
         """Write how many follow what has changed."""
         while True:
             await self._change.wait()
-            await trio.sleep(FLUSH_S)
-            self._change = trio.Event()
+            with trio.move_on_after(FLUSH_S):
+                await self._hurry.wait()
+            self._change, self._hurry = trio.Event(), trio.Event()
             changed, self._changed = self._changed, set()
+            self._writing, self._batch = self._batch, trio.Event()
             try:
                 await self._write(changed)
             except StoreUnavailable:
                 self._changed |= changed
                 self._change.set()
+                self._wait_for_none()
                 await trio.sleep(BEAT_S)
+            else:
+                self._can_wait = True
+                self._writing.set()
+
+    def _wait_for_none(self) -> None:
+        self._can_wait = False
+        self._writing.set()
+        self._batch.set()
 
     async def _write(self, task_ids: set[str]) -> None:
         counts = {task_id: self._count(task_id) for task_id in task_ids}

@@ -54,7 +54,9 @@ class Steps:
         reply = await self._look(name, task_id, version_of(held), *values)
         if reply[0] == "gone":
             return None
-        return self._record(task_id, reply[1], held), reply[2:]
+        record = self._record(task_id, reply[1], held)
+        self._known.was_read(record)
+        return record, reply[2:]
 
     def _record(self, task_id: str, told: Sequence[Any], held: Held | None) -> TaskRecord:
         record = self._known.record(task_id, told, held)
@@ -65,7 +67,7 @@ class Steps:
         """The answer that an idempotency key brought before."""
         if reply[0] == "reused":
             raise KeyReused(task_id)
-        _, ts, moved, rows, told = reply
+        _, ts, moved, rows, told, aside = reply
         record = self._record(task_id, told, None)
         entries = entries_of(
             rows,
@@ -75,7 +77,7 @@ class Steps:
             ts=ts,
             moved=moved,
         )
-        return Commit(record, entries, repeated=True)
+        return Commit(record, entries, repeated=True, aside=aside)
 
 
 def key_values(idempotency: Idempotency | None, now_ms: int) -> tuple[Value, ...]:

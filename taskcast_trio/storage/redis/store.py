@@ -199,6 +199,7 @@ class RedisStore(Listing, TaskTimers, Notes):
             type_value(task),
             pack_body(task),
             fence_value(task),
+            "" if idempotency is None else idempotency.aside,
             *map(row_of, drafts),
         )
         match reply[0]:

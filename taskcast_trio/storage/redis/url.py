@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from redis.asyncio.connection import SSLConnection, parse_url
 
 DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
+_YES_OR_NO: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,9 @@ def target_of(url: str) -> Target:
     ``redis://``, ``rediss://`` (TLS) and ``unix://`` are as redis-py has them;
     ``redis+sentinel://host:port,host:port/service/db`` and ``redis+cluster://host:port,host:port``
     name several hosts (``rediss+...`` with TLS); a user and password before them are those of
-    Redis, ``?sentinel_username=`` and ``?sentinel_password=`` those of the Sentinels.
+    Redis, ``?sentinel_username=`` and ``?sentinel_password=`` those of the Sentinels. These have
+    TLS where Redis has, unless ``?sentinel_ssl=`` says otherwise; ``ssl_...`` options are those of
+    both.
 
     Raises:
         ValueError: the URL is none of these; the message does not repeat it.
@@ -60,9 +63,9 @@ def target_of(url: str) -> Target:
         options["password"] = unquote(password)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     path = [unquote(part) for part in parts.path.split("/") if part]
+    tls = {"ssl": True, **_tls_options(query)}
     if plain == "rediss":
-        options["ssl"] = True
-        options |= {name: value for name, value in query.items() if name.startswith("ssl_")}
+        options |= tls
     if kind == "cluster":
         return Target("cluster", f"cluster at {hosts}", addresses, options=options)
     if not path:
@@ -70,11 +73,13 @@ def target_of(url: str) -> Target:
     db = path[1] if len(path) > 1 else "0"
     if not db.isascii() or not db.isdigit():
         raise ValueError("the database in the Redis URL is no number")
-    sentinel = {
+    sentinel: dict[str, Any] = {
         name: query[f"sentinel_{name}"]
         for name in ("username", "password")
         if f"sentinel_{name}" in query
     }
+    if _says_yes(query.get("sentinel_ssl"), plain == "rediss"):
+        sentinel |= tls
     return Target(
         "sentinel",
         f"{path[0]} (Sentinel at {hosts})",
@@ -97,6 +102,24 @@ def _server(url: str) -> Target:
         del options["connection_class"]
         options["ssl"] = True
     return Target("server", f"{host}:{port}", ((host, port),), options=options)
+
+
+def _tls_options(query: dict[str, str]) -> dict[str, Any]:
+    """What the query says of TLS, as redis-py has it of one server."""
+    named = {name: value for name, value in query.items() if name.startswith("ssl_")}
+    try:
+        parsed = parse_url(f"rediss://h?{urlencode(named)}")
+    except ValueError:
+        raise ValueError("the Redis URL has an option with a value that is none") from None
+    return {name: value for name, value in parsed.items() if name in named}
+
+
+def _says_yes(text: str | None, default: bool) -> bool:
+    if text is None:
+        return default
+    if text.lower() not in _YES_OR_NO:
+        raise ValueError("sentinel_ssl in the Redis URL is neither true nor false")
+    return _YES_OR_NO[text.lower()]
 
 
 def _address(text: str, default: int) -> tuple[str, int]:

@@ -29,8 +29,8 @@ _ADD_EVENT: Final = (
 )
 _ADD_ANSWER: Final = (
     "INSERT OR REPLACE INTO answers"
-    " (log, key, expires_ms, revision, next_index, fingerprint, entries)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " (log, key, expires_ms, revision, next_index, fingerprint, entries, aside)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SET_COUNTS: Final = (
     "UPDATE logs SET next_index = ?, timestamp = ?, events = ?, bytes = ?, keys_until = ?,"
@@ -171,7 +171,7 @@ class Batch:
             return None
         if first.fingerprint != idempotency.fingerprint:
             raise KeyReused(head.record.task.id)
-        return Commit(commit.record, commit.entries, repeated=True)
+        return Commit(commit.record, commit.entries, repeated=True, aside=first.aside)
 
     def add_entries(
         self, log: int, entries: list[Entry], newest: dict[str, tuple[int, int]]
@@ -275,4 +275,5 @@ def _answer(at: tuple[int, str], expires_ms: int, idempotency: Idempotency, comm
     entries = pack_entries([row_of(entry, foreign=False) for entry in commit.entries])
     return (
         *at, expires_ms, record.revision, record.next_index, idempotency.fingerprint, entries,
+        idempotency.aside,
     )  # fmt: skip

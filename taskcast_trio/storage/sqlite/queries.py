@@ -356,20 +356,20 @@ def answer(
         KeyReused: the key came with another request before.
     """
     row = connection.execute(
-        "SELECT fingerprint, revision, next_index, entries FROM answers"
+        "SELECT fingerprint, revision, next_index, entries, aside FROM answers"
         " WHERE log = ? AND key = ? AND expires_ms > ?",
         (log, idempotency.key, now_ms),
     ).fetchone()
     if row is None:
         return None
-    fingerprint, revision, next_index, packed = row
+    fingerprint, revision, next_index, packed, aside = row
     if fingerprint != idempotency.fingerprint:
         raise KeyReused(now.task.id)
     task = now.task if revision == now.revision else tasks.get(connection, log, revision)
     if task is None:
         return None
     then = replace(now, task=task, revision=revision, next_index=next_index)
-    return Commit(then, unpack_entries(packed, then), repeated=True)
+    return Commit(then, unpack_entries(packed, then), repeated=True, aside=aside)
 
 
 def repeated(
@@ -407,6 +407,16 @@ def row(connection: sqlite3.Connection, table: str, key: str) -> bytes | None:
         "SELECT value FROM notes WHERE key = ?", (row_key(table, key),)
     ).fetchone()
     return None if found is None else bytes(found[0])
+
+
+def has_rows(connection: sqlite3.Connection, table: str, count: int) -> bool:
+    """Whether the table has so many rows, or more."""
+    start = row_key(table, "")
+    (found,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM notes WHERE key >= ? AND key < ? LIMIT ?)",
+        (start, start[:-1] + ";", count),
+    ).fetchone()
+    return bool(found >= count)
 
 
 def row_key(table: str, key: str) -> str:

@@ -148,7 +148,11 @@ CREATE TABLE seqs (
 ) WITHOUT ROWID;
 """
 
-_VERSIONS: Final = (_FIRST, _SECOND, _THIRD)
+_FOURTH: Final = """
+ALTER TABLE answers ADD COLUMN aside TEXT NOT NULL DEFAULT '';
+"""
+
+_VERSIONS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """What each version adds to the one before; a file of any version comes to the same tables."""
 
 SCHEMA_VERSION: Final = len(_VERSIONS)

@@ -231,11 +231,13 @@ def drop_note(batch: Batch, key: str) -> bool:
 
 
 def swap_row(
-    batch: Batch, table: str, key: str, value: bytes | None, known: bytes | None
+    batch: Batch, table: str, key: str, value: bytes | None, known: bytes | None, most: int | None
 ) -> bytes | None:
     now = queries.row(batch.connection, table, key)
     if now != known:
         return now
+    if now is None and most is not None and queries.has_rows(batch.connection, table, most):
+        return None
     name, execute = queries.row_key(table, key), batch.connection.execute
     if value is None:
         execute("DELETE FROM notes WHERE key = ?", (name,))

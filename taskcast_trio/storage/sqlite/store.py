@@ -275,9 +275,17 @@ class SqliteStore:
         return await self._readers.look(partial(queries.row, table=table, key=key))
 
     async def swap_row(
-        self, table: str, key: str, value: bytes | None, *, known: bytes | None
+        self,
+        table: str,
+        key: str,
+        value: bytes | None,
+        *,
+        known: bytes | None,
+        most: int | None = None,
     ) -> bytes | None:
-        return await self.writer.do(lambda batch: steps.swap_row(batch, table, key, value, known))
+        return await self.writer.do(
+            lambda batch: steps.swap_row(batch, table, key, value, known, most)
+        )
 
     async def take_due(self, kind: str, *, now_ms: int, lease_ms: int, limit: int) -> list[Timer]:
         return await self.writer.do(

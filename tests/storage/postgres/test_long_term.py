@@ -322,6 +322,30 @@ async def test_a_delete_that_was_cut_is_complete_for_readers_and_can_be_finished
     assert psql(url, "SELECT count(*) FROM taskcast_events") == "0"
 
 
+async def test_deletions_that_were_cut_are_found_among_all_others(store, url, monkeypatch):
+    monkeypatch.setattr(store_module, "TOMBS", 2)
+    purge = store._purge
+    hot = MemoryStore()
+    for id_ in (f"t{n}" for n in range(9)):
+        await hot.create(task(id_), epoch=EPOCH, now_ms=NOW)
+        await append(hot, draft(1), id_=id_)
+        await archive(hot, store, id_)
+
+    async def cut(task_id: str) -> None:
+        if task_id not in ("t3", "t7"):
+            await purge(task_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_purge", cut)
+        for n in range(8):
+            assert await store.delete(f"t{n}")
+    ids = "SELECT task_id FROM taskcast_events ORDER BY task_id"
+    assert psql(url, ids) == "t3\nt7\nt8"
+    await store.finish_deletions()
+    assert psql(url, ids) == "t8"
+    assert await store.exists("t8")
+
+
 async def test_a_log_goes_on_in_a_new_epoch_where_its_archive_ends(store):
     hot = MemoryStore()
     await hot.create(task(), epoch=EPOCH, now_ms=NOW)

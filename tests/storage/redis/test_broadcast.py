@@ -209,16 +209,19 @@ async def test_a_listener_that_hears_nothing_more_is_noticed(server, prefix, qui
 
 
 async def test_health_tells_of_a_listener_that_can_not_connect(server, prefix, quick):
-    async with proxied(server.port) as proxy, process(proxy.url, prefix) as one:
+    async with (
+        proxied(server.port) as proxy,
+        process(proxy.url, prefix) as one,
+        one.engine.subscribe("t"),
+    ):
         await until(lambda: one.backend.link().pubsub == "up")
         proxy.refuses = True
         proxy.cut(lambda link: link.listens)
-        async with one.engine.subscribe("t"):
-            await until(lambda: one.backend.link().pubsub == "down")
-            proxy.cut()
-            await until(lambda: one.backend.link().pubsub == "down")
-            proxy.refuses = False
-            await until(lambda: one.backend.link().pubsub == "up")
+        await until(lambda: one.backend.link().pubsub == "down")
+        proxy.cut()
+        await until(lambda: one.backend.link().pubsub == "down")
+        proxy.refuses = False
+        await until(lambda: one.backend.link().pubsub == "up")
 
 
 async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, monkeypatch):
@@ -233,6 +236,38 @@ async def test_a_message_that_was_lost_alone_is_noticed(server, prefix, quick, m
                 for listener in b.backend.broadcast._ears.values():
                     monkeypatch.setattr(listener, "_heard", lambda bucket, message: None)
                 await a.engine.publish("t", [number(1)])
+                await a.complete()
+    results.assert_all_saw(3, 1)
+
+
+async def test_a_first_message_that_was_lost_is_noticed_by_the_first_check(
+    server, prefix, quick, monkeypatch
+):
+    """What was heard does not tell of it, as nothing was: where the log stood when it was read
+    does, however late the check comes.
+    """
+    results = Results()
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            listener, published = b.backend.broadcast, trio.Event()
+            check = listener._check_positions
+
+            async def late(tasks: list[str]) -> None:
+                await published.wait()
+                await check(tasks)
+
+            monkeypatch.setattr(listener, "_check_positions", late)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(results.follow, b)
+                await results.seen(1)
+                await until(lambda: b.backend.link().pubsub == "up" and not listener._gaps)
+                for each in listener._ears.values():
+                    monkeypatch.setattr(each, "_heard", lambda bucket, message: None)
+                await until(lambda: listener._known.first_read("t") is not None)
+                await a.engine.publish("t", [number(1)])
+                published.set()
+                await results.seen(2)
                 await a.complete()
     results.assert_all_saw(3, 1)
 

@@ -60,8 +60,8 @@ class Member:
 
 
 @asynccontextmanager
-async def member(url: str, prefix: str) -> AsyncIterator[Member]:
-    async with open_redis(url, prefix=prefix) as backend:
+async def member(url: str, prefix: str, *, timeout_s: float = 5.0) -> AsyncIterator[Member]:
+    async with open_redis(url, prefix=prefix, timeout_s=timeout_s) as backend:
         one = Member(backend)
         async with trio.open_nursery() as nursery:
             await nursery.start(one.run)
@@ -99,6 +99,41 @@ async def test_many_followers_of_many_tasks_are_counted(url, prefix):
         with trio.fail_after(PATIENCE_S):
             while await three.peers.audience(names) != expected:  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+async def test_who_is_counted_is_so_in_the_others_at_once(url, prefix, monkeypatch):
+    """However long changes may wait for others, and whatever is written at the same time."""
+    monkeypatch.setattr(peers, "FLUSH_S", PATIENCE_S)
+    async with member(url, prefix) as one, member(url, prefix) as two:
+        await until(lambda: {one.peers.count, two.peers.count} == {2})
+
+        async def come(task_id: str) -> None:
+            one.follow(task_id)
+            await one.peers.counted()
+            assert await two.peers.audience([task_id]) == [1]
+
+        with trio.fail_after(PATIENCE_S / 2):
+            async with trio.open_nursery() as nursery:
+                for number in range(50):
+                    nursery.start_soon(come, f"t{number}")
+                    await trio.sleep(0.001 * (number % 3))
+            await one.peers.counted()
+
+
+async def test_nobody_waits_to_be_counted_while_redis_is_away(server, prefix):
+    async with member(server.url, prefix, timeout_s=2) as one:
+        with trio.fail_after(PATIENCE_S), server.frozen():
+            one.follow("a")
+            await one.peers.counted()  # that it is away is to be found out first
+            for task_id in "bcd":
+                one.follow(task_id)
+                began = trio.current_time()
+                await one.peers.counted()
+                assert trio.current_time() - began < 1
+    async with open_redis(server.url, prefix=prefix) as backend:  # nobody takes part
+        Member(backend).follow("a")
+        with trio.fail_after(1):
+            await backend.peers.counted()
 
 
 async def test_who_leaves_is_gone_at_once(url, prefix):

@@ -8,7 +8,7 @@
 -- Result: ['done', ts, moved, record], ['gone'], ['fenced'], ['ended', status],
 --   ['full', what, stored], ['gap', offset, expected], ['stale', offset, expected],
 --   ['known', record, events]: number, index, time, and entry or nil of each that was stored before,
---   ['reused'] or ['repeated', ts, moved, rows, record]; moved is a list of offset and place in
+--   ['reused'] or ['repeated', ts, moved, rows, record, aside]; moved is a list of offset and place in
 --   turn
 -- Use: keys reply head timers answers log announce publishers
 local known = call('GET', STEP)

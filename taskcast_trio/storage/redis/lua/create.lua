@@ -5,7 +5,7 @@
 --   9 epoch, 10 created_at, 11 status, 12 the status where it is terminal, else '', 13 '' or '='
 --   and the type, 14 body, 15 timers, 16 fence or ''
 -- Result: ['done'], ['exists'], ['reused'] or
---   ['repeated', ts, moved, rows, record]
+--   ['repeated', ts, moved, rows, record, aside]
 -- Use: keys reply head timers answers announce enter
 local known = call('GET', STEP)
 if known then

@@ -4,9 +4,9 @@
 --   5 idempotency key or '', 6 fingerprint, 7 when the key is forgotten, 8 revision, 9 epoch,
 --   10 no event is older, 11 bytes of the rows' data, 12 parts of series (parts/log.lua),
 --   13 timers, 14 timers to hasten, 15 status, 16 the status where it is terminal, else '',
---   17 '' or '=' and the type, 18 body, 19 fence or '', 20... rows
+--   17 '' or '=' and the type, 18 body, 19 fence or '', 20 what a repeat tells, 21... rows
 -- Result: ['done', ts, moved, record without body], ['gone'], ['conflict'], ['reused'] or
---   ['repeated', ts, moved, rows, record]
+--   ['repeated', ts, moved, rows, record, aside]
 -- Use: keys reply head timers answers log announce
 local known = call('GET', STEP)
 if known then
@@ -26,7 +26,7 @@ end
 if head.rev ~= tonumber(ARGV[8]) or head.epoch ~= ARGV[9] then
   return refuse('conflict')
 end
-local body, first, before = ARGV[18], 20, head.next
+local body, first, before = ARGV[18], 21, head.next
 local ts = math.max(now, tonumber(ARGV[10]), head.ts)
 head.rev = head.rev + 1
 -- Older bodies stay for as long as a key may have to repeat them.
@@ -49,7 +49,8 @@ local moved, replaceable = append(head, ts, parts, tonumber(ARGV[11]), first)
 set_timers(id, ARGV[13])
 hasten(id, ARGV[14])
 if key ~= '' then
-  keep_answer(head, key, print, tonumber(ARGV[7]), now, ts, moved, before, replaceable)
+  keep_answer(head, key, print, tonumber(ARGV[7]), now, ts, moved, before, replaceable,
+    ARGV[20])
 end
 local rows = array(head.next - before) .. table.concat(ARGV, '', first)
 announce(id, ARGV[3], CHANGED, ts, moved, rows, record(head, body))

@@ -12,9 +12,9 @@ local function prune(now)
   end
 end
 
-local function keep_answer(head, key, print, expires, now, ts, moved, first, kept)
+local function keep_answer(head, key, print, expires, now, ts, moved, first, kept, aside)
   prune(now)
-  local answer = pack({first, head.next, expires, print, head.rev, ts, moved, kept})
+  local answer = pack({first, head.next, expires, print, head.rev, ts, moved, kept, aside or ''})
   call('HSET', ANSWERS, key, answer)
   call('ZADD', EXPIRIES, expires, key)
   local life = expires - now + SLACK
@@ -51,7 +51,7 @@ local function repeated(head, key, print, now)
   if not packed then
     return nil
   end
-  local first, next, expires, known, rev, ts, moved, kept = unpack(cmsgpack.unpack(packed))
+  local first, next, expires, known, rev, ts, moved, kept, aside = unpack(cmsgpack.unpack(packed))
   if expires <= now then
     return nil
   end
@@ -72,6 +72,6 @@ local function repeated(head, key, print, now)
     epoch = head.epoch, rev = rev, next = next, imp = head.imp, former = head.former,
     trimmed = head.trimmed, trims = head.trims,
   }
-  return array(5) .. pack('repeated', ts) .. moved .. array(next - first) .. table.concat(rows)
-    .. record(then_, body_of(rev))
+  return array(6) .. pack('repeated', ts) .. moved .. array(next - first) .. table.concat(rows)
+    .. record(then_, body_of(rev)) .. pack(aside or '')
 end
