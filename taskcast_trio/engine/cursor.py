@@ -21,6 +21,7 @@ class Cursor:
     """
 
     __slots__ = (
+        "_anchor",
         "_epoch",
         "_filtered",
         "_plain",
@@ -41,6 +42,8 @@ class Cursor:
         self.live = False
         self.ended = False
         self._epoch = ""
+        self._anchor: tuple[int, str] | None = None
+        """The newest event that it has had: read again, it shows whether the log still has it."""
         self._silent_until = -1
         """Events up to this index only bring the running values up to the cursor."""
         self._filtered = 0
@@ -62,12 +65,19 @@ class Cursor:
         return max(self.last, self._silent_until)
 
     @property
+    def read_after(self) -> int:
+        """Behind which index the next page begins."""
+        return self.last if self._anchor is None else min(self.last, self._anchor[0] - 1)
+
+    @property
     def whole(self) -> bool:
         """Whether every event from here on is delivered, as it is."""
         return self._plain and self._since_index is None
 
-    def start(self, record: TaskRecord, after: int = -1) -> None:
-        """Stand in this log, behind the index ``after``."""
+    def start(self, record: TaskRecord, after: int = -1, event_id: str | None = None) -> None:
+        """Stand in this log, behind the index ``after``, which is that of ``event_id``."""
+        if event_id is not None and not record.trims:  # else it may be the made-up one of the end
+            self._anchor = (after, event_id)
         self._epoch, self._trims = record.epoch, record.trims
         if self.follow.accumulated:
             self._silent_until = after
@@ -80,6 +90,7 @@ class Cursor:
         """
         self.last = self._silent_until = -1
         self.live = False
+        self._anchor = None
         self._filtered = 0
         self._since_index = None
         self._values = {}
@@ -95,6 +106,22 @@ class Cursor:
             return False
         self._epoch = record.epoch
         return True
+
+    def has_another(self, entries: Sequence[Entry]) -> bool:
+        """Whether the log has another event in the place of the newest that was had: it has lost
+        its end, and has grown past it since.
+        """
+        if self._anchor is None:
+            return False
+        index, id_ = self._anchor
+        there = next((entry for entry in entries if entry.index >= index), None)
+        return there is not None and there.index == index and there.id != id_
+
+    def had(self, entries: Sequence[Entry], up_to: int) -> None:
+        """What was read or taken is behind now."""
+        known = -1 if self._anchor is None else self._anchor[0]
+        if entries and known < entries[-1].index <= up_to:
+            self._anchor = (entries[-1].index, entries[-1].id)
 
     def was_trimmed(self, record: TaskRecord, last: int) -> bool:
         """Whether the log was trimmed behind ``last`` since this cursor looked, and nobody said so:
@@ -120,17 +147,19 @@ class Cursor:
     # What it is given ----------------------------------------------------------------------------
 
     def read(self, page: Page, *, runs: bool) -> list[Pumped]:
-        """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
-        end. Where there may be ``runs``, the page is one if all of it is delivered.
+        """A page in the order of indexes, from behind ``read_after``; at the end of the log, go
+        live or end. Where there may be ``runs``, the page is one if all of it is delivered.
         """
         items: list[Pumped]
-        if runs and self.whole and page.entries:
-            items = self.run(page.entries)
-            self.last = page.entries[-1].index
+        entries = [entry for entry in page.entries if entry.index > self.last]
+        if runs and self.whole and entries:
+            items = self.run(entries)
+            self.last = entries[-1].index
         else:
             delivered: list[Item] = []
-            self._advance(page.entries, delivered)
+            self._advance(entries, delivered)
             items = [*delivered]
+        self.had(page.entries, self.last)
         if not page.more:
             record = page.record
             self.last = max(self.last, record.next_index - 1)
@@ -151,6 +180,7 @@ class Cursor:
                 items.append(self.end("deleted"))
                 break
             self._advance(commit.entries, items)
+            self.had(commit.entries, self.last)
             self.last = max(self.last, record.next_index - 1)
             if record.task.terminal:
                 items.append(self.end(record.task.status))
@@ -169,6 +199,7 @@ class Cursor:
                 items.append(Run(commit.entries, self._filtered, commit.shared))
                 self._filtered += len(commit.entries)
                 self.last = record.next_index - 1
+                self._anchor = (self.last, commit.entries[-1].id)
                 if record.task.terminal:
                     items.append(self.end(record.task.status))
             else:

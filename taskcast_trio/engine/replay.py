@@ -64,6 +64,7 @@ class Replay:
         """
         if runs and self._cursor.whole and self._is_whole(page):
             run = self._cursor.run(page.entries)
+            self._cursor.had(page.entries, self.high_water)
             if page.entries:
                 self.after_place = page.entries[-1].place
             if not page.more:
@@ -82,6 +83,7 @@ class Replay:
                     break
                 self._left -= 1
             self._read_one(entry, items)
+        self._cursor.had(page.entries, self.high_water)
         if not page.more or self._left == 0:
             for value in self._left_over():
                 self._cursor.deliver(as_snapshot(value), items, resumable=False)

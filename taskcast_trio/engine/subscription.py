@@ -246,7 +246,7 @@ class Subscription:
         """Go on behind this event; if it is unknown, say so and follow the log from its start."""
         index = await resolve_cursor(self._store, snapshot.record, event_id)
         if index is not None:
-            self._cursor.start(snapshot.record, index)
+            self._cursor.start(snapshot.record, index, event_id)
             return None
         self._cursor.start(snapshot.record)
         self._replay = Replay(self._cursor, snapshot)
@@ -281,12 +281,14 @@ class Subscription:
         known = cursor.known if replay is None else replay.high_water
         try:
             if replay is None:
-                page = await self._store.read(self.task_id, after=cursor.last, limit=PAGE_EVENTS)
+                after = cursor.read_after
+                page = await self._store.read(self.task_id, after=after, limit=PAGE_EVENTS)
             else:
                 page = await self._store.read_places(
                     self.task_id, after_place=replay.after_place, after_index=-1, limit=PAGE_EVENTS
                 )
-            if not cursor.goes_on(page.record, known):
+            replaced = not cursor.goes_on(page.record, known)
+            if replaced or (replay is None and cursor.has_another(page.entries)):
                 return [self._replaced(page.record)]
             if cursor.was_trimmed(page.record, -1 if replay is not None else known):
                 return [await self._read_anew()]

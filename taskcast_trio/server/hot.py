@@ -55,6 +55,7 @@ class HotRoutes:
         self._admissions = admissions
         self._runtime = runtime
         self._engine = runtime.engine
+        self._told = None if runtime.backend.peers is None else runtime.engine.audience_told
         self._limits = config.limits
         self._body_timeout_s = config.server.body_timeout_seconds
         self._task_pace = sse.Pace(config.sse.keepalive_seconds, config.sse.retry_ms)
@@ -71,7 +72,7 @@ class HotRoutes:
         try:
             answer = await handler
             if isinstance(answer, sse.Stream) and scope["method"] != "HEAD":
-                await self._open(answer)
+                await answer.open()
         except TaskcastError as raised:
             answer = error_answer(raised)
         except PeerGone:
@@ -91,15 +92,6 @@ class HotRoutes:
             await sse.send_stream(answer, scope, receive, send)
         finally:
             answer.close()
-
-    async def _open(self, stream: sse.Stream) -> None:
-        """Open a stream, and see that every process counts it."""
-        await stream.open()
-        try:
-            await self._engine.audience_told()
-        except BaseException:
-            stream.close()
-            raise
 
     def _route(self, scope: Scope, receive: Receive) -> Awaitable[Answer | sse.Stream] | None:
         path = local_path(scope)
@@ -182,6 +174,7 @@ class HotRoutes:
             self._task_pace,
             self._admit(scope, caller),
             wrap=parameters.get("wrap") != "false",
+            told=self._told,
         )
 
     async def _follow_all(self, scope: Scope) -> sse.Stream:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Protocol, Self
@@ -136,10 +136,10 @@ def chunks(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 class Stream(ABC):
     """The body of a stream; it ends early where its admission does. Who opens it closes it; before
-    its last chunk it does so itself, so that who reads that may come again at once.
+    its last words it does so itself, so that who reads them may come again at once.
     """
 
-    __slots__ = ("_chunks", "_closed", "_ended", "_pace", "_source", "admission")
+    __slots__ = ("_chunks", "_closed", "_ended", "_last", "_pace", "_source", "_told", "admission")
 
     def __init__(
         self,
@@ -147,17 +147,22 @@ class Stream(ABC):
         pace: Pace,
         admission: Admission | None,
         *start: bytes,
+        told: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """``told`` waits until everybody knows who follows here."""
         self._source = source
+        self._told = told
         self._pace = pace
         self.admission = admission
         """None for a HEAD, which gets no stream."""
         self._chunks: Iterator[bytes] = iter(start)
+        self._last = b""
         self._ended = False
+        """What is left are the chunks, and then the last words."""
         self._closed = False
 
     async def open(self) -> None:
-        """Subscribe; where that fails, or is cancelled, it is closed.
+        """Subscribe, and see that everybody knows; where that fails, or is cancelled, it is closed.
 
         Raises:
             Draining: the server shuts down.
@@ -166,6 +171,12 @@ class Stream(ABC):
             await self._source.__aenter__()
         except BaseException:
             self._leave()
+            raise
+        try:
+            if self._told is not None:
+                await self._told()
+        except BaseException:
+            self.close()
             raise
 
     def close(self) -> None:
@@ -186,21 +197,35 @@ class Stream(ABC):
         # Encoded as it is sent, so that a peer that does not read costs one chunk, not a page.
         while (chunk := next(self._chunks, None)) is None:
             if self._ended:
-                raise StopAsyncIteration
+                if not (last := await self._take_leave()):
+                    raise StopAsyncIteration
+                return last
             blocks: Iterable[bytes] = [KEEPALIVE]
             try:
                 with self._silence():
                     blocks = await self._blocks()
             except Draining:
-                self._end()
-                blocks = [_goodbye(self._pace.retry_ms)]
+                blocks = self._end(_goodbye(self._pace.retry_ms))
             except Forbidden as refusal:
-                self._end()
-                blocks = [_farewell(refusal)]
+                blocks = self._end(_farewell(refusal))
             except StoreUnavailable:
                 await _outage()
-            self._chunks = self._expiry() or chunks(blocks)
+            self._chunks = chunks(self._end(self._farewell()) if self._is_over() else blocks)
         return chunk
+
+    def _end(self, last: bytes) -> Iterable[bytes]:
+        """Nothing comes any more but this."""
+        self._ended, self._last = True, last
+        return ()
+
+    async def _take_leave(self) -> bytes:
+        """The last words, once; nobody counts the stream any more."""
+        last, self._last = self._last, b""
+        if last:
+            self.close()
+            if self._told is not None:
+                await self._told()
+        return last
 
     def _silence(self) -> trio.CancelScope:
         """A scope that ends when something has to be said: a keepalive, or why this ends."""
@@ -213,16 +238,13 @@ class Stream(ABC):
         keepalive = trio.current_time() + self._pace.keepalive_s
         return keepalive if self.admission is None else min(keepalive, self.admission.deadline)
 
-    def _expiry(self) -> Iterator[bytes] | None:
-        """The end of a stream whose admission is over: what it had to send is still in the log."""
-        if self.admission is None or self._ended or not self.admission.over:
-            return None
-        self._end()
-        return iter([_farewell(self.admission.reason)])
+    def _is_over(self) -> bool:
+        """Whether the admission is; what the stream had to send is still in the log."""
+        return self.admission is not None and not self._ended and self.admission.over
 
-    def _end(self) -> None:
-        self._ended = True
-        self.close()
+    def _farewell(self) -> bytes:
+        assert self.admission is not None, "it is over"
+        return _farewell(self.admission.reason)
 
     @abstractmethod
     async def _blocks(self) -> Iterable[bytes]:
@@ -241,8 +263,9 @@ class TaskStream(Stream):
         admission: Admission | None = None,
         *,
         wrap: bool,
+        told: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(subscription, pace, admission, _retry(pace.retry_ms))
+        super().__init__(subscription, pace, admission, _retry(pace.retry_ms), told=told)
         self._subscription = subscription
         self._wrap = wrap
 
@@ -250,13 +273,10 @@ class TaskStream(Stream):
         return self._encode(await self._subscription.receive())
 
     def _encode(self, items: Sequence[Pumped]) -> Iterable[bytes]:
-        self._ended = isinstance(items[-1], Done)
-        return self._to_the_end(items) if self._ended else encode_all(items, wrap=self._wrap)
-
-    def _to_the_end(self, items: Sequence[Pumped]) -> Iterator[bytes]:
-        yield from encode_all(items[:-1], wrap=self._wrap)
-        self.close()
-        yield from encode_all(items[-1:], wrap=self._wrap)
+        if isinstance(done := items[-1], Done):
+            self._end(encode(done, wrap=self._wrap))
+            items = items[:-1]
+        return encode_all(items, wrap=self._wrap)
 
     async def follow(self, send: Send, link: Link) -> bool:
         """Send the stream over a link: what is live goes out from the fan-out's own task.
@@ -268,11 +288,10 @@ class TaskStream(Stream):
             while True:
                 for chunk in self._chunks:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if self._is_over():
+                    self._end(self._farewell())
                 if self._ended:
-                    return True
-                if (farewell := self._expiry()) is not None:
-                    self._chunks = farewell
-                    continue
+                    break
                 try:
                     items = await self._subscription.replay()
                 except StoreUnavailable:
@@ -284,10 +303,10 @@ class TaskStream(Stream):
                 elif not await self._push_live(link):
                     return False
         except Draining:
-            last = _goodbye(self._pace.retry_ms)
+            self._end(_goodbye(self._pace.retry_ms))
         except Forbidden as refusal:
-            last = _farewell(refusal)
-        self._end()
+            self._end(_farewell(refusal))
+        last = await self._take_leave()
         await send({"type": "http.response.body", "body": last, "more_body": True})
         return True
 
@@ -303,11 +322,11 @@ class TaskStream(Stream):
         await self._subscription.pump(write, link.closed, silence)
         if not silence.cancelled_caught:
             return False
-        if self.admission is not None and self.admission.over:
-            self._chunks = chain(self._chunks, self._expiry() or ())
+        if self._ended or self._is_over():
+            # An empty chunk lets the link send what it could not send at once.
+            self._chunks = chain([b""], self._chunks)
             return True
         silent = trio.current_time() >= silence.deadline
-        # An empty chunk lets the link send what it could not send at once.
         self._chunks = iter([KEEPALIVE]) if silent else chain([b""], self._chunks)
         return True
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from msgspec import UNSET
 
 from taskcast_trio.config import Config
@@ -19,7 +20,7 @@ from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.workers import Workers
 from taskcast_trio.engine.workers.asked import Holding, Registration
 from taskcast_trio.engine.workers.parties import Session
-from taskcast_trio.engine.workers.registry import Registry
+from taskcast_trio.engine.workers.registry import Registry, _encode
 from taskcast_trio.storage.memory import MemoryStore
 from taskcast_trio.testing import trio_clock_ms
 from taskcast_trio.testing.cancellation import cancelled_after
@@ -342,3 +343,44 @@ async def test_a_change_while_its_row_is_written_is_written_too(autojump_clock):
     found = again.get("w")
     assert found is not None
     assert found.held == {"t": 1}
+
+
+class LateReads(MemoryStore):
+    """Reads of rows whose answers arrive when they are let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[trio.Event] = []
+
+    async def row(self, table: str, key: str) -> bytes | None:
+        value = await super().row(table, key)
+        self.answers.append(trio.Event())
+        await self.answers[-1].wait()
+        return value
+
+
+async def test_a_worker_is_never_older_than_the_look_at_it(autojump_clock):
+    """Also where another look that began before comes back in the middle."""
+    async with opened() as (_, workers):
+        await registered(workers)
+        row = workers.registry.get("w")
+    store = LateReads()
+    other = Registry(store, clock=trio_clock_ms(), shared=True)
+    here = Registry(store, clock=trio_clock_ms(), shared=True)
+    assert await store.swap_row("workers", "w", _encode(row), known=None) is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.fetch, "w")
+        await trio.testing.wait_all_tasks_blocked()
+        await other.load()
+        await other.change("w", lambda old: None)
+        found: list[Any] = []
+
+        async def look() -> None:
+            found.append(await here.fetch("w"))
+
+        nursery.start_soon(look)
+        for number in range(2):
+            await trio.testing.wait_all_tasks_blocked()
+            store.answers[number].set()
+    assert found == [None]
+    assert here.get("w") is None

@@ -106,9 +106,12 @@ class Registry:
         self._stored: dict[str, bytes] = {}
         self._beats: dict[str, int] = {}
         self._dirty: set[str] = set()
-        self._puts = 0
-        self._put_at: dict[str, int] = {}
-        """By worker: which of all puts was the last one; a read that began before it is older."""
+        self._steps = 0
+        self._as_of: dict[str, int] = {}
+        """By worker: at which of all steps its row was so, at the least: that in which its read
+        began or its swap ended. What was so before that is older.
+        """
+        self._loaded = 0
         self._writing = trio.Lock()
 
     def row(self, worker_id: str) -> Worker | None:
@@ -128,15 +131,19 @@ class Registry:
 
     async def load(self) -> None:
         """Read the table."""
-        since = self._puts
+        as_of = self._step()
         found = await self._store.rows(TABLE)
         for worker_id in self._rows.keys() | found.keys():
             value = found.get(worker_id)
-            if self._stored.get(worker_id) != value and self._put_at.get(worker_id, 0) <= since:
-                self._put(worker_id, value)
-        for worker_id in self._put_at.keys() - self._rows.keys():
-            if self._put_at[worker_id] <= since:
-                del self._put_at[worker_id]
+            if self._as_of.get(worker_id, 0) >= as_of:
+                continue
+            if self._stored.get(worker_id) != value:
+                self._put(worker_id, value, as_of)
+            self._as_of[worker_id] = as_of
+        before, self._loaded = self._loaded, as_of
+        for worker_id in self._as_of.keys() - self._rows.keys():
+            if self._as_of[worker_id] <= before:
+                del self._as_of[worker_id]
 
     async def refresh(self) -> None:
         """Read the table where others may have changed it."""
@@ -146,15 +153,18 @@ class Registry:
     async def fetch(self, worker_id: str) -> Worker | None:
         """The worker as it is now."""
         if self._shared:
-            since = self._puts
+            as_of = self._step()
             value = await self._store.row(TABLE, worker_id)
-            if self._put_at.get(worker_id, 0) <= since:
-                self._put(worker_id, value)
+            if self._as_of.get(worker_id, 0) < as_of:
+                self._put(worker_id, value, as_of)
         return self.get(worker_id)
 
-    def _put(self, worker_id: str, value: bytes | None) -> None:
-        self._puts += 1
-        self._put_at[worker_id] = self._puts
+    def _step(self) -> int:
+        self._steps += 1
+        return self._steps
+
+    def _put(self, worker_id: str, value: bytes | None, as_of: int) -> None:
+        self._as_of[worker_id] = as_of
         if value is None:
             self._rows.pop(worker_id, None)
             self._stored.pop(worker_id, None)
@@ -213,7 +223,7 @@ class Registry:
                 continue
             value = None if new is None else _encode(new)
             there = await self._store.swap_row(TABLE, worker_id, value, known=known, most=most)
-            self._put(worker_id, there)
+            self._put(worker_id, there, self._step())
             if there == value:
                 return new
             if there is None and known is None and most is not None:

@@ -11,8 +11,9 @@ from msgspec import UNSET, Raw
 
 from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
+from taskcast_trio.core.filter import EventFilter
 from taskcast_trio.core.model import CreateTask, Draft, Transition
-from taskcast_trio.engine import Delivery, Gap
+from taskcast_trio.engine import Delivery, Follow, Gap
 from taskcast_trio.storage.redis import broadcast, ear
 from taskcast_trio.storage.redis.keys import bucket_of
 
@@ -305,6 +306,105 @@ async def test_who_follows_a_log_that_has_lost_its_end_is_told_so(
     last = [item.entry for item in items if isinstance(item, Delivery)][-1]
     assert last.type == "taskcast:status"
     assert items[10] == Gap("log_replaced", replayed_from=0)
+
+
+def later(one: Process) -> None:
+    """A failover takes a while; in one millisecond an event would get the id of the lost one."""
+    clock = one.engine.clock
+    one.engine.clock = lambda: clock() + 1000
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+async def test_who_follows_a_log_that_lost_its_end_and_grew_past_it_is_told_so(
+    server, prefix, filtered
+):
+    """While its listener was away: no index tells, the newest event that it has had does."""
+    items: list[object] = []
+    follow_ = Follow(filter=EventFilter(types=("x",))) if filtered else Follow()
+
+    async def follow(one: Process, *, task_status: trio.TaskStatus[None]) -> None:
+        async with one.engine.subscribe("t", follow_) as subscription:
+            task_status.started()
+            async for item in subscription:
+                items.append(item)
+
+    with trio.fail_after(PATIENCE_S), server.client() as client:
+        async with process(server.url, prefix) as a, process(server.url, prefix) as b:
+            await a.create()
+            async with trio.open_nursery() as nursery:
+                await nursery.start(follow, b)
+                before = {key: client.dump(key) for key in client.keys(f"{prefix}:*:t")}
+                await a.engine.publish("t", [number(n) for n in range(9)])
+                seen = 9 if filtered else 10
+                await until(lambda: len(items) == seen and b.backend.broadcast._heard_of)
+                (listener,) = b.backend.broadcast._ears.values()
+                hear, listener._heard = listener._heard, lambda bucket, message: None
+                for key, value in before.items():
+                    client.restore(key, 0, value, replace=True)
+                later(a)
+                await a.engine.publish("t", [number(n) for n in range(100, 112)])
+                listener._heard = hear
+                client.client_kill_filter(_type="pubsub")
+                await until(lambda: any(isinstance(item, Gap) for item in items))
+                await a.complete()
+    assert items[seen] == Gap("log_replaced", replayed_from=0)
+    after = [item.entry for item in items[seen:] if isinstance(item, Delivery)]
+    numbers = [bytes(entry.event.data) for entry in after if entry.type == "x"]  # type: ignore[arg-type]
+    assert numbers == [b"%d" % n for n in range(100, 112)]
+
+
+async def test_who_comes_back_with_an_event_that_was_lost_is_told_so(server, prefix):
+    with trio.fail_after(PATIENCE_S), server.client() as client:
+        async with process(server.url, prefix) as one:
+            await one.create()
+            before = {key: client.dump(key) for key in client.keys(f"{prefix}:*:t")}
+            lost = await one.engine.publish("t", [number(n) for n in range(9)])
+            for key, value in before.items():
+                client.restore(key, 0, value, replace=True)
+            later(one)
+            await one.engine.publish("t", [number(n) for n in range(12)])
+            await one.complete()
+            for accumulated in (False, True):
+                follow = Follow(last_event_id=lost[4].id, accumulated=accumulated)
+                async with one.engine.subscribe("t", follow) as subscription:
+                    items = [item async for item in subscription]
+                assert items[0] == Gap("log_replaced", replayed_from=0)
+                assert len(items) == 1 + 14 + 1
+
+
+async def test_nothing_is_handed_on_between_a_confirmation_and_what_it_makes_read(
+    server, prefix, monkeypatch
+):
+    """A commit that fits would hide that something before it was lost."""
+    told: list[str] = []
+
+    class Sink:
+        def committed(self, commit: object) -> None:
+            told.append("committed")
+
+        def interrupted(self, task_ids: object = None) -> None:
+            told.append("interrupted")
+
+    with trio.fail_after(PATIENCE_S):
+        async with process(server.url, prefix) as one:
+            listener, messages = one.backend.broadcast, list[bytes]()
+            hear = listener._heard
+            await one.create()
+            async with one.engine.subscribe("t"):
+                await until(lambda: one.backend.link().pubsub == "up" and not listener._gaps)
+                (ear_,) = listener._ears.values()
+                ear_._heard = lambda bucket, message: messages.append(message)
+                await one.engine.publish("t", [number(1)])
+                await until(lambda: messages != [])
+                monkeypatch.setattr(listener, "_sink", Sink())
+                bucket = bucket_of("t")
+                hear(bucket, messages[0])
+                listener._confirm(bucket)
+                hear(bucket, messages[0])
+                await until(lambda: told[-1] == "interrupted")
+                hear(bucket, messages[0])
+                monkeypatch.undo()
+    assert told == ["committed", "interrupted", "committed"]
 
 
 async def test_a_store_that_was_emptied_ends_the_streams_of_its_tasks(server, prefix, quick):
