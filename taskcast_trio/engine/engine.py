@@ -5,40 +5,17 @@ Every change is one atomic step of the store. Cancelling a call leaves the chang
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
-from hashlib import blake2b
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import islice
-from typing import Any, Final
 
-import msgspec
-import trio
 from msgspec import UNSET, Raw, UnsetType
-from msgspec.structs import replace
 
-from taskcast_trio.core import assignment, machine, validate
-from taskcast_trio.core.archive import expected_seqs, restore
+from taskcast_trio.core import validate
 from taskcast_trio.core.entry import Entry
-from taskcast_trio.core.errors import (
-    BadRequest,
-    Forbidden,
-    KeyReused,
-    NotBlocked,
-    ReleaseUnsupported,
-    RequestNotFound,
-    RevisionConflict,
-    SeqGap,
-    StaleFence,
-    StoreUnavailable,
-    TaskEnded,
-    TaskExists,
-    TaskNotFound,
-    no_page_after,
-)
-from taskcast_trio.core.ids import new_epoch, ulid
+from taskcast_trio.core.errors import ReleaseUnsupported, TaskNotFound, no_page_after
+from taskcast_trio.core.ids import new_epoch
 from taskcast_trio.core.model import (
     AssignMode,
     BlockedRequest,
@@ -53,32 +30,24 @@ from taskcast_trio.core.model import (
 )
 from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.protocols import Peers, ShortTermStore
-from taskcast_trio.storage.records import (
-    Commit,
-    CountLimits,
-    Idempotency,
-    LogLimits,
-    Snapshot,
-    TaskRecord,
-)
+from taskcast_trio.storage.records import CountLimits, LogLimits, Snapshot, TaskRecord
 from taskcast_trio.storage.tiered import TieredStore
 
-from .answer_checks import answer_checked, request_checked
+from .changes import Changes
 from .fanout import Fanout
 from .follow_all import FollowAll, FollowAllOptions
-from .history import PAGE_EVENTS, History, HistoryQuery, read_archive
+from .followers import Followers
+from .history import History, HistoryQuery, read_archive
+from .intake import Intake
 from .items import Follow
+from .lookup import find
 from .metrics import Metrics
-from .ordered import Holds, append_once
-from .replay import resolve_cursor
+from .ordered import Holds
+from .publishing import Publishing
+from .questions import Questions
+from .resume import has_seen_all
 from .subscription import Subscription
 from .timetable import Timetable
-from .watch import Watch
-from .webhooks.state import WEBHOOK
-
-KEY_LOOK_S: Final = 1.0
-"""How long a new task waits for an archive that is away to say whether its key has made it before.
-"""
 
 
 def wall_clock_ms() -> int:
@@ -114,29 +83,49 @@ class TaskEngine:
         that of tasks that are created without one. ``counting`` bounds what is kept of publishers
         that count their events; ``holds`` has those that wait for others to come before them.
         """
-        self.store = store
+
+        def name_epoch() -> str:
+            return new_epoch(noise(40))
+
+        timetable = timetable or Timetable()
         self._hot = store
-        self.timetable = timetable or Timetable()
-        self._peers = peers
-        self._archive = archive
+        self.store = store
         if archive is not None:
             self.store = TieredStore(
                 store,
                 archive,
                 clock=clock,
-                new_epoch=self._new_epoch,
+                new_epoch=name_epoch,
                 changed=changed,
-                timers_of=self.timetable.at_start,
-                timers_set=self.timetable.set,
+                timers_of=timetable.at_start,
+                timers_set=timetable.set,
             )
         self.fanout = fanout
         self.metrics = metrics
         self.clock = clock
-        self._noise = noise
-        self._log_limits = log_limits
-        self._assign_mode = assign_mode
-        self._counting = counting or CountLimits()
-        self._holds = holds or Holds(fanout)
+        self.timetable = timetable
+        self.changes = Changes(self.store, timetable, metrics, clock)
+        self._intake = Intake(
+            self.store,
+            archive,
+            timetable,
+            metrics,
+            clock=clock,
+            noise=noise,
+            new_epoch=name_epoch,
+            assign_mode=assign_mode,
+        )
+        self._publishing = Publishing(
+            self.store,
+            timetable,
+            metrics,
+            clock=clock,
+            log_limits=log_limits,
+            counting=counting or CountLimits(),
+            holds=holds or Holds(fanout),
+        )
+        self._questions = Questions(self.store, fanout, self.changes)
+        self._followers = Followers(fanout, peers)
 
     async def create(self, request: CreateTask | None = None, *, key: str | None = None) -> Task:
         """Create a task, ``pending``, with an empty log.
@@ -149,74 +138,7 @@ class TaskEngine:
             TaskExists: the id is taken.
             KeyReused: the key came with another request before.
         """
-        request = request or CreateTask()
-        fields = validate.new_task(request)
-        now_ms = self.clock()
-        idempotency = _idempotency("create", key, request)
-        if fields["id"] is UNSET:
-            fields["id"] = self._task_id(now_ms, key)
-        if self._archive is not None and (request.id is not UNSET or key is not None):
-            made = await self._made_before(self._archive, request, fields["id"], idempotency)
-            if made is not None:
-                return made
-        if fields["assign_mode"] is UNSET:
-            fields["assign_mode"] = self._assign_mode
-        task = Task(status="pending", created_at=now_ms, updated_at=now_ms, **fields)
-        with self.timetable.setting(self.timetable.at_start(task, now_ms)) as timers:
-            commit = await self.store.create(
-                task,
-                epoch=self._new_epoch(),
-                now_ms=now_ms,
-                idempotency=idempotency,
-                timers=timers,
-            )
-        if not commit.repeated:
-            self.metrics.tasks_created.inc()
-            self.timetable.plan.judge(task)
-        return commit.record.task
-
-    async def _made_before(
-        self,
-        archive: LongTermStore,
-        request: CreateTask,
-        task_id: str,
-        idempotency: Idempotency | None,
-    ) -> Task | None:
-        """The task that this key has made before, if it has: an archived task is not to be
-        replaced by a new one.
-
-        Raises:
-            TaskExists: the archive has another one.
-            KeyReused: the key came with another request before.
-        """
-        if idempotency is not None:
-            answer = await self.store.repeated(task_id, idempotency, now_ms=self.clock())
-            if answer is not None:
-                return answer.record.task
-        if request.id is not UNSET:
-            if await archive.exists(task_id):
-                raise TaskExists(task_id)
-            return None
-        # The short-term store may have lost its keys, but this id is what the key decides.
-        with trio.move_on_after(KEY_LOOK_S), suppress(StoreUnavailable):
-            record = await archive.load(task_id)
-            if record is not None:
-                task = record.task
-                if (task.type, task.params) != (request.type, request.params):
-                    raise KeyReused(task_id)
-                return task
-        return None
-
-    def _new_epoch(self) -> str:
-        return new_epoch(self._noise(40))
-
-    def _task_id(self, now_ms: int, key: str | None) -> str:
-        if key is None:
-            return ulid(now_ms, self._noise(80))
-        # The repeat must meet the first one, in whichever part of the store that is: so the key
-        # decides the id.
-        digest = int.from_bytes(blake2b(key.encode(), digest_size=16).digest())
-        return ulid(digest >> 80, digest)
+        return await self._intake.create(request or CreateTask(), key)
 
     async def record(self, task_id: str) -> TaskRecord:
         """The task with its place in the store.
@@ -224,10 +146,7 @@ class TaskEngine:
         Raises:
             TaskNotFound: there is no such task.
         """
-        record = await self.store.get(task_id)
-        if record is None:
-            raise TaskNotFound(task_id)
-        return record
+        return await find(self.store, task_id)
 
     async def get(self, task_id: str) -> TaskView:
         """The task with its audience.
@@ -235,29 +154,17 @@ class TaskEngine:
         Raises:
             TaskNotFound: there is no such task.
         """
-        (view,) = await self._views([(await self.record(task_id)).task])
+        (view,) = await self._followers.views([(await self.record(task_id)).task])
         return view
 
     async def subscribers(self, task_id: str) -> int:
         """How many follow the task: in this process now, in others as of a moment ago."""
-        elsewhere = [0] if self._peers is None else await self._peers.audience([task_id])
-        return self.fanout.subscribers(task_id) + elsewhere[0]
+        (count,) = await self._followers.count([task_id])
+        return count
 
     async def audience_told(self) -> None:
         """Wait until other processes count who follows in this one now."""
-        if self._peers is not None:
-            await self._peers.counted()
-
-    async def _views(self, tasks: Sequence[Task]) -> list[TaskView]:
-        elsewhere = [0] * len(tasks)
-        if self._peers is not None:
-            elsewhere = await self._peers.audience([task.id for task in tasks])
-        views = []
-        for task, others in zip(tasks, elsewhere, strict=True):
-            count = self.fanout.subscribers(task.id) + others
-            fields = {name: getattr(task, name) for name in Task.__struct_fields__}
-            views.append(TaskView(**fields, hot=count > 0, subscriber_count=count))
-        return views
+        await self._followers.told()
 
     async def list_tasks(
         self,
@@ -279,14 +186,14 @@ class TaskEngine:
             records = await self.store.list_tasks(
                 statuses=statuses, type_=type_, after=after, limit=limit
             )
-            return await self._views([record.task for record in records])
+            return await self._followers.views([record.task for record in records])
         if after is not None:
             last = await self.store.get(after)
             if last is not None and not visible(last.task):
                 raise no_page_after(after)
         records = await self.store.list_tasks(statuses=statuses, type_=type_, after=after)
         seen = (record.task for record in records if visible(record.task))
-        return await self._views(list(islice(seen, limit)))
+        return await self._followers.views(list(islice(seen, limit)))
 
     async def transition(
         self,
@@ -310,25 +217,7 @@ class TaskEngine:
             StaleFence, TaskCancelled: the task is not assigned so any more.
             KeyReused: the key came with another request before.
         """
-        machine.check_transition(change)
-        await request_checked(change.blocked_request, "$.blockedRequest")
-        idempotency = _idempotency("transition", key, change)
-
-        async def check(task: Task) -> None:
-            if _asks(task) and change.status == "running" and change.result is not UNSET:
-                await answer_checked(task.blocked_request, change.result, "$.result")
-
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
-            return assignment.change(task, change, now_ms)
-
-        return await self._move(
-            task_id,
-            decide,
-            idempotency,
-            check=check,
-            new_ttl=change.ttl is not UNSET,
-            fence=fence,
-        )
+        return await self.changes.transition(task_id, change, key=key, fence=fence)
 
     async def blocked(self, task_id: str) -> Task:
         """The task, which waits to be answered.
@@ -337,10 +226,7 @@ class TaskEngine:
             TaskNotFound: there is no such task.
             NotBlocked: there is nothing to answer.
         """
-        task = (await self.record(task_id)).task
-        if task.status != "blocked":
-            raise NotBlocked(task_id, task.status)
-        return task
+        return await self._questions.blocked(task_id)
 
     async def resolve(
         self, task_id: str, data: Raw | UnsetType, *, fence: int | None = None
@@ -352,71 +238,7 @@ class TaskEngine:
             NotBlocked: there is nothing to answer (any more).
             BadRequest: the answer breaks the schema of the request.
         """
-
-        async def check(task: Task) -> None:
-            machine.resolution(task, data)
-            await answer_checked(task.blocked_request, data)
-
-        def decide(task: Task, now_ms: int) -> tuple[Task, list[Draft]]:
-            return machine.transition(task, machine.resolution(task, data), now_ms)
-
-        return await self._move(task_id, decide, None, check=check, fence=fence)
-
-    async def _move(
-        self,
-        task_id: str,
-        decide: Callable[[Task, int], tuple[Task, list[Draft]]],
-        idempotency: Idempotency | None,
-        *,
-        check: Callable[[Task], Awaitable[None]],
-        new_ttl: bool = False,
-        fence: int | None = None,
-    ) -> Task:
-        """Check and decide on the task as it is, and store that if it still is so; else anew.
-
-        A lost race means that another change won, so this ends: the log moves on with each round.
-        """
-        while True:
-            record = await self.record(task_id)
-            now_ms = self.clock()
-            if idempotency is not None:
-                answer = await self.store.repeated(task_id, idempotency, now_ms=now_ms)
-                if answer is not None:
-                    return _told(answer.record.task, answer.aside)
-            before = record.task
-            if fence is not None and before.fence != fence:
-                raise assignment.refusal(before)
-            await check(before)
-            now_ms = self.clock()
-            task, drafts = decide(before, now_ms)
-            task = assignment.settled(before, task, by_holder=fence is not None)
-            aside = _left(before, task)
-            if idempotency is not None:
-                idempotency = dataclasses.replace(idempotency, aside=aside)
-            due = self.timetable.at_change(record.task, task, now_ms, new_ttl=new_ttl)
-            try:
-                with self.timetable.setting(due) as timers, self.timetable.appending(now_ms):
-                    commit = await self.store.transition(
-                        task,
-                        drafts,
-                        revision=record.revision,
-                        epoch=record.epoch,
-                        now_ms=now_ms,
-                        idempotency=idempotency,
-                        timers=timers,
-                        hasten={WEBHOOK: now_ms},
-                    )
-            except RevisionConflict:
-                continue
-            self.counted(commit)
-            return _told(commit.record.task, commit.aside if commit.repeated else aside)
-
-    def counted(self, commit: Commit) -> None:
-        """A change of a task was stored."""
-        if not commit.repeated:
-            self.metrics.transitions.labels(commit.record.task.status).inc()
-            self.metrics.events.inc(len(commit.entries))
-            self.timetable.appended(commit.record.task, self.clock())
+        return await self._questions.resolve(task_id, data, fence)
 
     async def blocked_request(
         self,
@@ -435,24 +257,7 @@ class TaskEngine:
             Forbidden: the task was replaced by one that is not ``visible``.
             Draining: the engine shuts down.
         """
-        record = await self.record(task_id)
-        if wait_s > 0 and not _asks(record.task):
-            with trio.move_on_after(wait_s), Watch(task_id, self.fanout) as watch:
-                record = await self._until_asked(task_id, watch, visible)
-        if not _asks(record.task) or record.task.blocked_request is UNSET:
-            raise RequestNotFound(task_id)
-        return record.task.blocked_request
-
-    async def _until_asked(
-        self, task_id: str, watch: Watch, visible: Callable[[Task], bool] | None
-    ) -> TaskRecord:
-        while True:
-            record = await self.record(task_id)
-            if visible is not None and not visible(record.task):
-                raise Forbidden("The task was replaced by one that this caller may not answer")
-            if _asks(record.task) or record.task.terminal:
-                return record
-            await watch.changed(record)
+        return await self._questions.request(task_id, wait_s, visible)
 
     async def publish(
         self,
@@ -484,72 +289,9 @@ class TaskEngine:
             Draining: the engine has begun to shut down while this waited.
             Forbidden: while this waited the task was replaced by one that is not ``visible``.
         """
-        counted = 0
-        for number, draft in enumerate(drafts):
-            counted += validate.draft(draft, number)
-        idempotency = _idempotency("publish", key, drafts)
-        if not counted:
-            return (await self._append(task_id, drafts, idempotency, fence, None)).entries
-        if key is not None and counted < len(drafts):
-            raise BadRequest(
-                "With an Idempotency-Key all events of a batch have a clientSeq, or none has"
-            )
-
-        async def append(some: Sequence[Draft], is_all: bool) -> Commit:
-            key = idempotency if is_all else None
-            return await self._append(task_id, some, key, fence, self._counting)
-
-        async def attempt() -> list[Entry]:
-            if visible is not None and not visible((await self.record(task_id)).task):
-                raise Forbidden("The task was replaced by one that this caller may not publish to")
-            return await append_once(drafts, append)
-
-        try:
-            return await append_once(drafts, append)
-        except SeqGap as early:
-            gap = early
-        if not hold or not gap.held or not self._holds.hold_s:
-            raise gap
-        return await self._holds.store(task_id, gap, attempt)
-
-    async def _append(
-        self,
-        task_id: str,
-        drafts: Sequence[Draft],
-        idempotency: Idempotency | None,
-        fence: int | None,
-        counting: CountLimits | None,
-    ) -> Commit:
-        now_ms = self.clock()
-        try:
-            commit = await self.store.append(
-                task_id,
-                drafts,
-                now_ms=now_ms,
-                idempotency=idempotency,
-                limits=self._log_limits,
-                hasten={WEBHOOK: now_ms},
-                fence=fence,
-                counting=counting,
-            )
-        except (StoreUnavailable, trio.Cancelled):
-            self.timetable.may_have_appended(now_ms)
-            raise
-        except (StaleFence, TaskEnded) as refused:
-            error = refused
-        else:
-            return self._published(commit, now_ms)
-        if fence is not None:  # the archive does not look at fences: what only it has has ended
-            task = (await self.record(task_id)).task
-            if task.fence != fence:
-                raise assignment.refusal(task)
-        raise error
-
-    def _published(self, commit: Commit, now_ms: int) -> Commit:
-        if not commit.repeated and commit.known is None:
-            self.metrics.events.inc(len(commit.entries))
-            self.timetable.appended(commit.record.task, now_ms)
-        return commit
+        return await self._publishing.publish(
+            task_id, drafts, key=key, fence=fence, hold=hold, visible=visible
+        )
 
     async def expected_seq(self, task_id: str, client_id: str) -> int:
         """Which event of the publisher is to be stored next; 0 where none has been yet.
@@ -594,19 +336,8 @@ class TaskEngine:
             TaskNotFound: there is no such task.
         """
         record = await self.record(task_id)
-        if follow.last_event_id is None or not record.task.terminal:
+        if not record.task.terminal or not await has_seen_all(self.store, record, follow):
             return None
-        after = await resolve_cursor(self.store, record, follow.last_event_id)
-        if after is None or after < record.trimmed:
-            return None
-        more = True
-        while more:
-            page = await self.store.read(task_id, after=after, limit=PAGE_EVENTS)
-            for entry in page.entries:
-                if follow.filter.matches(entry.type, entry.level):
-                    return None
-                after = entry.index
-            more = page.more
         return record.task.status
 
     async def history(self, task_id: str, query: HistoryQuery | None = None) -> History:
@@ -642,24 +373,7 @@ class TaskEngine:
             BadRequest: the archive breaks a rule of the format.
             TaskExists: the id is taken, and ``overwrite`` is not set.
         """
-        task, events = restore(request.archive)
-        publishers = expected_seqs(request.archive)
-        validate.task_id(task.id, "archive.task.id")
-        await request_checked(task.blocked_request, "$.archive.task.blockedRequest")
-        due = self.timetable.at_start(task, self.clock(), imported=True)
-        with self.timetable.setting(due) as timers:
-            commit = await self.store.import_task(
-                task,
-                events,
-                epoch=self._new_epoch(),
-                overwrite=request.overwrite,
-                timers=timers,
-                publishers=publishers,
-            )
-        self.timetable.plan.judge(task)
-        return Imported(
-            ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
-        )
+        return await self._intake.import_task(request)
 
     async def delete(self, task_id: str) -> None:
         """Remove the task and everything that belongs to it; its subscribers are told ``deleted``.
@@ -681,25 +395,3 @@ class TaskEngine:
         validate.storage_release(request)
         await self.record(task_id)
         raise ReleaseUnsupported("This store has no colder tier to release the task to")
-
-
-def _left(before: Task, after: Task) -> str:
-    """The worker whose assignment the change ends: the answer names it still."""
-    if before.assigned_worker is UNSET or after.assigned_worker is not UNSET:
-        return ""
-    return before.assigned_worker
-
-
-def _told(task: Task, worker_id: str) -> Task:
-    return replace(task, assigned_worker=worker_id) if worker_id else task
-
-
-def _asks(task: Task) -> bool:
-    return task.status == "blocked" and task.blocked_request is not UNSET
-
-
-def _idempotency(step: str, key: str | None, request: Any) -> Idempotency | None:
-    if key is None:
-        return None
-    fingerprint = blake2b(msgspec.json.encode(request), digest_size=16).digest()
-    return Idempotency(f"{step}:{key}", fingerprint)

@@ -131,7 +131,7 @@ async def open_runtime(
             backend.store,
             clock=clock,
             timetable=timetable,
-            counted=engine.counted,
+            changes=engine.changes,
             shared=backend.peers is not None,
         )
         cleaner = Cleaner(

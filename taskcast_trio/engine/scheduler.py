@@ -24,11 +24,11 @@ from taskcast_trio.core.deadline import (
 from taskcast_trio.core.errors import RevisionConflict, StoreUnavailable, TaskEnded, TaskNotFound
 from taskcast_trio.core.model import TERMINAL, Transition
 from taskcast_trio.storage.protocols import ShortTermStore
-from taskcast_trio.storage.records import Commit, TaskRecord, Timer
+from taskcast_trio.storage.records import TaskRecord, Timer
 
+from .changes import Changes
 from .timer_loop import TimerLoop, first
 from .timetable import Timetable
-from .webhooks.state import WEBHOOK
 
 LEASE_MS: Final = 900
 """Less than the shortest ttl, so that a timer that was put off is never taken for one that was set
@@ -50,8 +50,8 @@ log = structlog.get_logger(__name__)
 class Scheduler:
     """Made and run by ``open_runtime``.
 
-    ``hot`` is the short-term store below ``store``; ``counted`` is told of what was stored;
-    ``shared`` says that other processes use the store too.
+    ``hot`` is the short-term store below ``store``, in which ``changes`` stores; ``shared`` says
+    that other processes use the store too.
     """
 
     def __init__(
@@ -61,14 +61,13 @@ class Scheduler:
         *,
         clock: Callable[[], int],
         timetable: Timetable,
-        counted: Callable[[Commit], None],
+        changes: Changes,
         shared: bool,
     ) -> None:
         self._store = store
         self._hot = hot
-        self._timetable = timetable
         self._clock = clock
-        self._counted = counted
+        self._changes = changes
         look_again_s = LOOK_AGAIN_SHARED_S if shared else LOOK_AGAIN_S
         self._loops = {
             kind: TimerLoop(
@@ -135,23 +134,12 @@ class Scheduler:
         now_ms = self._clock()
         task, drafts = machine.transition(record.task, change, now_ms)
         task = assignment.settled(record.task, task, by_holder=False)
-        due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
         try:
-            with self._timetable.setting(due) as timers, self._timetable.appending(now_ms):
-                commit = await self._store.transition(
-                    task,
-                    drafts,
-                    revision=record.revision,
-                    epoch=record.epoch,
-                    now_ms=now_ms,
-                    timers=timers,
-                    hasten={WEBHOOK: now_ms},
-                )
+            await self._changes.store(record, task, drafts, now_ms)
         except RevisionConflict:
             return False
         except (TaskNotFound, TaskEnded):
-            return True
-        self._counted(commit)
+            pass
         return True
 
     # ---------------------------------------------------------------------------------------------

@@ -13,24 +13,17 @@ from typing import Final, Literal, Self, cast
 
 import trio
 
-from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import Forbidden, TaskNotFound
-from taskcast_trio.core.series import (
-    SeriesValue,
-    SeriesValues,
-    accumulates,
-    as_snapshot,
-    fold,
-    series_of,
-)
 from taskcast_trio.storage.protocols import ShortTermStore
-from taskcast_trio.storage.records import Commit, Page, Snapshot, TaskRecord
+from taskcast_trio.storage.records import Commit, Snapshot, TaskRecord
 
+from .cursor import Cursor
 from .fanout import Fanout
 from .history import PAGE_EVENTS
-from .items import Delivery, Done, Follow, Gap, Item, Pumped, Run
+from .items import Done, Follow, Gap, Item, Pumped
 from .metrics import Metrics
-from .replay import Replay, end_cursor, has_expired, resolve_cursor
+from .replay import Replay
+from .resume import has_expired, resolve_cursor
 
 OBSERVE_ONE_IN: Final = 16
 """Latencies are sampled: observing each would cost as much as a delivery."""
@@ -45,28 +38,15 @@ class Subscription:
     """
 
     __slots__ = (
-        "_anchor",
         "_clock",
-        "_ended",
-        "_epoch",
+        "_cursor",
         "_fanout",
-        "_filtered",
-        "_follow",
         "_inbox",
-        "_last",
-        "_live",
         "_metrics",
         "_observed",
-        "_plain",
         "_queue",
         "_replay",
-        "_runs",
-        "_silent_until",
-        "_since_index",
         "_store",
-        "_told",
-        "_trims",
-        "_values",
         "task_id",
     )
 
@@ -81,49 +61,32 @@ class Subscription:
         clock: Callable[[], int],
     ) -> None:
         self.task_id = task_id
-        self._follow = follow
         self._store = store
         self._fanout = fanout
         self._metrics = metrics
         self._clock = clock
-        self._epoch = ""
-        self._last = -1
-        """The highest index that is behind this cursor, delivered or filtered out."""
-        self._anchor: tuple[int, str] | None = None
-        """The newest event that it has had: read again, it shows whether the log still has it."""
-        self._silent_until = -1
-        """Events up to this index only bring the running values up to the cursor."""
-        self._filtered = 0
-        self._since_index = follow.since_index if follow.last_event_id is None else None
-        self._values: SeriesValues = {}
+        self._cursor = Cursor(follow)
         self._replay: Replay | None = None
-        self._trims = 0
-        """How often the log had been trimmed when this cursor last looked."""
-        self._told = False
-        """Whether it was said that events may be gone: once is enough, it holds of later ones too.
-        """
-        self._live = False
-        self._ended = False
+        """The first replay, until it is over: later ones go by the cursor alone."""
         self._observed = 0
-        self._plain = follow.filter.passes_all and not follow.accumulated
-        """Whether every event passes as it is."""
-        self._runs = False
         self._queue: list[Item] = []
         """What an iteration has received and not handed out yet."""
 
     @property
     def live(self) -> bool:
         """Whether the replay is behind, and what comes next is live."""
-        return self._live and not self._ended and not self._queue
+        return self._cursor.live and not self._queue
 
     async def __aenter__(self) -> Self:
         self._inbox = self._fanout.attach(self.task_id)
         self._metrics.task_subscribers.inc()
         try:
-            self._queue += await self._start()
+            first = await self._start()
         except BaseException:
             self.close()
             raise
+        if first is not None:
+            self._queue.append(first)
         return self
 
     async def __aexit__(
@@ -160,10 +123,10 @@ class Subscription:
             Forbidden: the log was replaced, and the new one is not ``visible``.
             Draining: the engine shuts down; the cursor is good for another server.
         """
-        while not self._ended or self._queue:
-            items = await self._next_page() or await self._receive_live()
+        while not self._cursor.ended or self._queue:
+            items = await self._next_page(runs=False) or await self._receive_live()
             if items:
-                return cast("list[Item]", items)  # runs are for replay() and pump() alone
+                return cast("list[Item]", items)  # there are no runs among them
         raise trio.EndOfChannel
 
     async def replay(self) -> list[Pumped]:
@@ -171,25 +134,7 @@ class Subscription:
 
         Where all events of a page pass they come as one ``Run``. Cancellation loses nothing.
         """
-        self._runs = self._plain
-        try:
-            return await self._next_page()
-        finally:
-            self._runs = False
-
-    async def _next_page(self) -> list[Pumped]:
-        if self._queue:
-            items: list[Pumped] = [*self._queue]
-            self._queue.clear()
-            return items
-        while not self._live and not self._ended:
-            if self._replay is not None:
-                items = await self._replay_places(self._replay)
-            else:
-                items = await self._catch_up()
-            if items:
-                return items
-        return []
+        return await self._next_page(runs=True)
 
     async def pump(
         self,
@@ -206,7 +151,7 @@ class Subscription:
         when something has to be waited for (go on with :meth:`receive`). Cancellation loses
         nothing.
         """
-        inbox = self._inbox
+        inbox, cursor = self._inbox, self._cursor
         failed: list[Exception] = []
 
         def hand_over() -> None:
@@ -214,14 +159,15 @@ class Subscription:
                 commits = inbox.take_nowait()
                 if not commits:
                     self._reattach()
-                items = self._take_runs(commits)
+                self._observe(commits)
+                items = cursor.take_runs(commits)
                 go_on = write(items) if items else True
-                if self.live and inbox.waiting:  # it was cut behind what was taken
+                if cursor.live and inbox.waiting:  # it was cut behind what was taken
                     self._reattach()
             except Exception as error:  # it belongs to this subscriber, not to the fan-out
                 failed.append(error)
                 go_on = False
-            if not go_on or not self._live or self._ended:
+            if not go_on or not cursor.live:
                 inbox.on_ready = None
                 scope.cancel()
 
@@ -237,237 +183,21 @@ class Subscription:
         if failed:
             raise failed[0]
 
-    async def _start(self) -> list[Item]:
-        """Find where to begin; a gap where the cursor is unknown or events behind it are gone."""
-        follow = self._follow
-        try:
-            snapshot = await self._store.snapshot(self.task_id)
-            record = snapshot.record
-            self._trims = record.trims
-            if await has_expired(self._store, snapshot, follow):
-                return self._expired(snapshot)
-            if follow.last_event_id is not None:
-                index = await resolve_cursor(self._store, record, follow.last_event_id)
-                if index is not None:
-                    if follow.accumulated:
-                        self._silent_until = index
-                    else:
-                        self._last = index
-                    if not record.trims:  # else it may be the made-up one of the log's end
-                        self._anchor = (index, follow.last_event_id)
-                    self._epoch = record.epoch
-                    return []
-            cut_place = -1
-            if follow.last_event_id is None and follow.since_id:
-                found = await self._store.find(self.task_id, follow.since_id)
-                cut_place = found.place if found is not None else -1
-        except TaskNotFound:
-            return self._end("deleted")
-        self._epoch = record.epoch
-        self._replay = Replay(
-            record.next_index - 1,
-            snapshot.values,
-            collapse=follow.last_event_id is not None or not follow.resumed,
-            # Running values are made of all pieces, those before the cut too.
-            after_place=-1 if follow.accumulated else cut_place,
-            cut_place=cut_place,
-            since_ms=follow.since_timestamp if follow.last_event_id is None else None,
-            left=follow.limit,
-        )
-        if follow.last_event_id is None:
-            return []
-        return [self._gap("unknown_cursor")]
-
-    def _expired(self, snapshot: Snapshot) -> list[Item]:
-        """Say so, and follow what is left of the log from its start."""
-        record = snapshot.record
-        self._begin_anew()
-        self._told = True
-        self._trims = record.trims
-        self._epoch = record.epoch
-        self._replay = Replay(
-            record.next_index - 1, snapshot.values, collapse=True, left=self._follow.limit
-        )
-        return [self._gap("events_expired")]
-
-    def _was_trimmed(self, record: TaskRecord, last: int) -> bool:
-        """Whether the log was trimmed behind ``last`` since this cursor looked, and nobody said so:
-        then begin anew.
-        """
-        if record.trims == self._trims:
-            return False
-        self._trims = record.trims
-        # Running values are made of the events before the cursor too.
-        return not self._told and (record.trimmed > last or self._follow.accumulated)
-
-    async def _begin_again(self) -> list[Item]:
-        try:
-            snapshot = await self._store.snapshot(self.task_id)
-        except TaskNotFound:
-            return self._end("deleted")
-        if not self._goes_on(snapshot.record, max(self._last, self._silent_until)):
-            return self._replaced(snapshot.record)
-        return self._expired(snapshot)
-
-    async def _replay_places(self, replay: Replay) -> list[Pumped]:
-        """A page in stored order: the first replay, as the contract has it."""
-        try:
-            page = await self._store.read_places(
-                self.task_id, after_place=replay.after_place, after_index=-1, limit=PAGE_EVENTS
-            )
-        except TaskNotFound:
-            return [*self._end("deleted")]
-        if not self._goes_on(page.record, replay.high_water):
-            return [*self._replaced(page.record)]
-        if self._was_trimmed(page.record, -1):
-            return [*await self._begin_again()]
-        if self._runs and replay.whole and self._since_index is None:
-            newest = max((entry.index for entry in page.entries), default=-1)
-            if newest <= replay.high_water:
-                return self._replay_run(replay, page)
-        items: list[Item] = []
-        for entry in page.entries:
-            replay.after_place = entry.place
-            if entry.index > replay.high_water:
-                value = replay.replaced_value(entry)
-                if value is None:
-                    continue
-                entry = value
-            if replay.left is not None and replay.passed_cut(entry):
-                if replay.left == 0:
-                    break
-                replay.left -= 1
-            self._replay_one(replay, entry, items)
-        self._had(page.entries, replay.high_water)
-        if not page.more or replay.left == 0:
-            for value in replay.left_over():
-                self._deliver(as_snapshot(value), items, resumable=False)
-            self._last = replay.high_water
-            self._replay = None
-            if self._follow.accumulated:
-                self._values = {s: SeriesValue(entry) for s, entry in replay.values.items()}
-        return [*items]
-
-    def _replay_run(self, replay: Replay, page: Page) -> list[Pumped]:
-        """The page as it is."""
-        items = self._run(page.entries)
-        self._had(page.entries, replay.high_water)
-        if page.entries:
-            replay.after_place = page.entries[-1].place
-        if not page.more:
-            self._last = replay.high_water
-            self._replay = None
-        return items
-
-    def _run(self, entries: Sequence[Entry]) -> list[Pumped]:
-        if not entries:
-            return []
-        run = Run(entries, self._filtered)
-        self._filtered += len(entries)
-        return [run]
-
-    def _replay_one(self, replay: Replay, entry: Entry, items: list[Item]) -> None:
-        series = series_of(entry.event)
-        value = replay.value_of(entry)
-        if series is None or value is None:
-            if self._follow.accumulated and not replay.collapse:
-                entry = self._running(entry)
-            if replay.passed_cut(entry):
-                self._deliver(entry, items, resumable=not replay.owed)
-        elif self._follow.limit is not None:
-            if series not in replay.collapsed:
-                replay.collapsed.add(series)
-                self._deliver(as_snapshot(value), items)
-        elif entry.index == value.index:
-            replay.owed.pop(series, None)
-            self._deliver(as_snapshot(value), items, resumable=not replay.owed)
-        elif self._follow.filter.matches(value.type, value.level):
-            replay.owed[series] = None
-
-    async def _catch_up(self) -> list[Pumped]:
-        """A page in the order of indexes, from behind the cursor; at the end of the log, go live or
-        end.
-        """
-        anchor = self._anchor
-        after = self._last if anchor is None else min(self._last, anchor[0] - 1)
-        try:
-            page = await self._store.read(self.task_id, after=after, limit=PAGE_EVENTS)
-        except TaskNotFound:
-            return [*self._end("deleted")]
-        behind = max(self._last, self._silent_until)
-        if not self._goes_on(page.record, behind) or self._has_another(page.entries):
-            return [*self._replaced(page.record)]
-        if self._was_trimmed(page.record, behind):
-            return [*await self._begin_again()]
-        items: list[Pumped]
-        entries = [entry for entry in page.entries if entry.index > self._last]
-        if self._runs and self._since_index is None and entries:
-            items = self._run(entries)
-            self._last = entries[-1].index
-        else:
-            delivered: list[Item] = []
-            self._advance(entries, delivered)
-            items = [*delivered]
-        self._had(page.entries, self._last)
-        if not page.more:
-            self._last = max(self._last, page.record.next_index - 1)
-            if page.record.task.terminal:
-                items += self._end(page.record.task.status, end_cursor(page.record))
-            self._live = True
-        return items
+    # What is live --------------------------------------------------------------------------------
 
     async def _receive_live(self) -> list[Item]:
         commits = await self._inbox.take()
         if not commits:
             self._reattach()
         self._observe(commits)
-        return self._take(commits)
-
-    def _take_runs(self, commits: Sequence[Commit]) -> list[Pumped]:
-        """As :meth:`_take`, with whole commits as runs where everything passes."""
-        items: list[Pumped] = []
-        for commit in commits:
-            record = commit.record
-            whole = record.epoch == self._epoch and commit.first_index == self._last + 1
-            if self._since_index is not None and self._filtered <= self._since_index:
-                whole = False
-            if self._plain and whole and commit.entries and not commit.deleted:
-                items.append(Run(commit.entries, self._filtered, commit.shared))
-                self._filtered += len(commit.entries)
-                self._last = record.next_index - 1
-                self._anchor = (self._last, commit.entries[-1].id)
-                if record.task.terminal:
-                    items += self._end(record.task.status)
-            else:
-                items += self._take([commit])
-            if self._ended or not self._live:
-                break
-        self._observe(commits)
-        return items
-
-    def _take(self, commits: Sequence[Commit]) -> list[Item]:
-        """What the commits bring; where one leaves a gap, the store is to be read."""
-        items: list[Item] = []
-        for commit in commits:
-            if commit.record.epoch != self._epoch or commit.first_index > self._last + 1:
-                self._live = False
-                break
-            if commit.deleted:
-                return items + self._end("deleted")
-            self._advance(commit.entries, items)
-            self._had(commit.entries, self._last)
-            self._last = max(self._last, commit.record.next_index - 1)
-            if commit.record.task.terminal:
-                items += self._end(commit.record.task.status)
-                break
-        return items
+        return self._cursor.take(commits)
 
     def _reattach(self) -> None:
         """A new inbox for the one that was cut; the store has what was announced meanwhile."""
         inbox = self._fanout.attach(self.task_id)
         self._fanout.detach(self.task_id, self._inbox)
         self._inbox = inbox
-        self._live = False
+        self._cursor.live = False
 
     def _observe(self, commits: Sequence[Commit]) -> None:
         self._observed += 1
@@ -475,82 +205,105 @@ class Subscription:
             late_ms = self._clock() - commits[-1].entries[-1].event.timestamp
             self._metrics.deliver_seconds.observe(max(late_ms, 0) / 1000)
 
-    def _advance(self, entries: Sequence[Entry], items: list[Item]) -> None:
-        for entry in entries:
-            if entry.index <= self._last:
-                continue
-            self._last = entry.index
-            if self._follow.accumulated:
-                entry = self._running(entry)
-            if entry.index > self._silent_until:
-                self._deliver(entry, items)
+    # What is behind ------------------------------------------------------------------------------
 
-    def _running(self, entry: Entry) -> Entry:
-        """The entry with its series' running value in place of the piece."""
-        value = fold(self._values, entry)
-        return value.entry if value is not None and accumulates(entry.event) else entry
+    async def _next_page(self, *, runs: bool) -> list[Pumped]:
+        if self._queue:
+            items: list[Pumped] = [*self._queue]
+            self._queue.clear()
+            return items
+        while not self._cursor.live and not self._cursor.ended:
+            items = await self._read(runs)
+            if items:
+                return items
+        return []
 
-    def _deliver(self, entry: Entry, items: list[Item], *, resumable: bool = True) -> None:
-        if not self._follow.filter.matches(entry.type, entry.level):
-            return
-        number = self._filtered
-        self._filtered += 1
-        if self._since_index is None or number > self._since_index:
-            items.append(Delivery(entry, number, resumable))
+    async def _start(self) -> Gap | Done | None:
+        """Find where to begin; a gap where the cursor is unknown or events behind it are gone."""
+        store, follow, cut_place = self._store, self._cursor.follow, -1
+        try:
+            snapshot = await store.snapshot(self.task_id)
+            if await has_expired(store, snapshot, follow):
+                return self._expired(snapshot)
+            if follow.last_event_id is not None:
+                return await self._resume(snapshot, follow.last_event_id)
+            if follow.since_id:
+                found = await store.find(self.task_id, follow.since_id)
+                cut_place = found.place if found is not None else -1
+        except TaskNotFound:
+            return self._cursor.end("deleted")
+        self._cursor.start(snapshot.record)
+        self._replay = Replay(
+            self._cursor,
+            snapshot,
+            collapse=not follow.resumed,
+            cut_place=cut_place,
+            since_ms=follow.since_timestamp,
+        )
+        return None
 
-    def _goes_on(self, record: TaskRecord, index: int) -> bool:
-        """Whether the log is still the one that is followed, which was known up to ``index``; it
-        may have gone on from its archive in another epoch. One that has lost its end (the store's
-        machine ended between two fsyncs, or a replica took over) gives its indexes anew.
-        """
-        if not record.holds(self._epoch, index):
-            return False
-        self._epoch = record.epoch
-        return True
+    async def _resume(self, snapshot: Snapshot, event_id: str) -> Gap | None:
+        """Go on behind this event; if it is unknown, say so and follow the log from its start."""
+        index = await resolve_cursor(self._store, snapshot.record, event_id)
+        if index is not None:
+            self._cursor.start(snapshot.record, index, event_id)
+            return None
+        self._cursor.start(snapshot.record)
+        self._replay = Replay(self._cursor, snapshot)
+        return self._gap("unknown_cursor")
 
-    def _had(self, entries: Sequence[Entry], up_to: int) -> None:
-        """What was read or taken is behind now."""
-        known = -1 if self._anchor is None else self._anchor[0]
-        if entries and known < entries[-1].index <= up_to:
-            self._anchor = (entries[-1].index, entries[-1].id)
+    def _expired(self, snapshot: Snapshot) -> Gap:
+        """Say so, and follow what is left of the log from its start."""
+        self._cursor.start_anew(snapshot.record, told=True)
+        self._replay = Replay(self._cursor, snapshot)
+        return self._gap("events_expired")
 
-    def _has_another(self, entries: Sequence[Entry]) -> bool:
-        """Whether the log has another event in the place of the newest that was had: it has lost
-        its end, and has grown past it since.
-        """
-        if self._anchor is None:
-            return False
-        index, id_ = self._anchor
-        there = next((entry for entry in entries if entry.index >= index), None)
-        return there is not None and there.index == index and there.id != id_
-
-    def _replaced(self, record: TaskRecord) -> list[Item]:
+    def _replaced(self, record: TaskRecord) -> Gap:
         """The log is another one (imported over, or deleted and created again): follow it from its
         start, if that is allowed.
         """
-        visible = self._follow.visible
+        visible = self._cursor.follow.visible
         if visible is not None and not visible(record.task):
             raise Forbidden("The task was replaced by one that this caller may not follow")
-        self._begin_anew()
-        self._epoch = record.epoch
-        self._trims = record.trims
-        self._told = False
-        return [self._gap("log_replaced")]
-
-    def _begin_anew(self) -> None:
-        """Forget what is behind."""
-        self._last = self._silent_until = -1
-        self._anchor = None
-        self._filtered = 0
-        self._since_index = None
-        self._values = {}
+        self._cursor.start_anew(record, told=False)
         self._replay = None
-        self._live = False
+        return self._gap("log_replaced")
 
     def _gap(self, reason: Literal["unknown_cursor", "log_replaced", "events_expired"]) -> Gap:
         self._metrics.gaps.labels(reason).inc()
         return Gap(reason, 0)
 
-    def _end(self, reason: str, cursor: str | None = None) -> list[Item]:
-        self._ended = True
-        return [Done(reason, cursor)]
+    async def _read(self, runs: bool) -> list[Pumped]:
+        """A page: of the first replay in stored order, as the contract has it, then in that of
+        indexes.
+        """
+        cursor, replay = self._cursor, self._replay
+        known = cursor.known if replay is None else replay.high_water
+        try:
+            if replay is None:
+                after = cursor.read_after
+                page = await self._store.read(self.task_id, after=after, limit=PAGE_EVENTS)
+            else:
+                page = await self._store.read_places(
+                    self.task_id, after_place=replay.after_place, after_index=-1, limit=PAGE_EVENTS
+                )
+            replaced = not cursor.goes_on(page.record, known)
+            if replaced or (replay is None and cursor.has_another(page.entries)):
+                return [self._replaced(page.record)]
+            if cursor.was_trimmed(page.record, -1 if replay is not None else known):
+                return [await self._read_anew()]
+        except TaskNotFound:
+            return [cursor.end("deleted")]
+        if replay is None:
+            return cursor.read(page, runs=runs)
+        items = replay.read(page, runs=runs)
+        if replay.over:
+            self._replay = None
+        return items
+
+    async def _read_anew(self) -> Gap:
+        """The log was trimmed behind the cursor: see what is left."""
+        snapshot = await self._store.snapshot(self.task_id)
+        if not self._cursor.goes_on(snapshot.record, self._cursor.known):
+            return self._replaced(snapshot.record)
+        return self._expired(snapshot)

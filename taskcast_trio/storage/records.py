@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
+import msgspec
 from msgspec import Struct
 
 from taskcast_trio.core.entry import Entry
@@ -114,6 +116,14 @@ class Idempotency:
     fingerprint: bytes
     ttl_ms: int = 24 * 60 * 60 * 1000
     aside: str = ""
+
+    @classmethod
+    def of(cls, step: str, key: str | None, request: Any) -> Self | None:
+        """The key of a request for this kind of step; None where it came without."""
+        if key is None:
+            return None
+        fingerprint = blake2b(msgspec.json.encode(request), digest_size=16).digest()
+        return cls(f"{step}:{key}", fingerprint)
 
 
 class Page(Struct, frozen=True):

@@ -22,6 +22,8 @@ from taskcast_trio.core.entry import Entry
 from taskcast_trio.core.errors import InvalidTransition, StoreUnavailable
 from taskcast_trio.core.model import CreateTask, Draft, Status, Transition
 from taskcast_trio.engine import Delivery, Done, Follow, Gap, Runtime
+from taskcast_trio.engine.changes import Changes
+from taskcast_trio.engine.metrics import Metrics
 from taskcast_trio.engine.scheduler import Scheduler
 from taskcast_trio.engine.timetable import Timetable
 from taskcast_trio.storage.protocols import ShortTermStore
@@ -154,12 +156,13 @@ async def race_a_deadline(seed: int, *, subscribers: int = 3) -> DeadlineRace:
     race, chance = DeadlineRace(), random.Random(seed)
     async with open_test_runtime(seed=seed) as runtime:
         engine = runtime.engine
+        timetable = Timetable()
         other = Scheduler(
             engine.store,
             engine.store,
-            timetable=Timetable(),
+            timetable=timetable,
             clock=engine.clock,
-            counted=lambda commit: None,
+            changes=Changes(engine.store, timetable, Metrics(), engine.clock),
             shared=True,
         )
 
@@ -267,10 +270,16 @@ async def stream(
     clients = [Client(accumulated=number % 3 == 2) for number in range(subscribers)]
     log: list[Entry] = []
     async with open_test_runtime(seed=seed, inbox_commits=inbox_commits) as runtime:
-        engine, store = runtime.engine, runtime.engine.store
+        store = runtime.engine.store
         carry(runtime, log, chance, loss)
-        await engine.create(CreateTask(id="t"))
-        engine.store = FlakyStore(store, chance, away)
+        await runtime.engine.create(CreateTask(id="t"))
+        engine = TaskEngine(
+            FlakyStore(store, chance, away),
+            runtime.engine.fanout,
+            runtime.metrics,
+            clock=runtime.engine.clock,
+            timetable=runtime.engine.timetable,
+        )
 
         async def publish(name: int) -> None:
             make = [draft_text, piece, latest] if series else [draft_text]

@@ -14,13 +14,15 @@ import trio
 
 from taskcast_trio.core.errors import RevisionConflict
 from taskcast_trio.core.ids import parse_event_id
-from taskcast_trio.engine import replay, subscription
+from taskcast_trio.engine import resume, subscription
+from taskcast_trio.engine.cursor import Cursor
 from taskcast_trio.engine.fanout import Fanout, Inbox
 from taskcast_trio.engine.follow_all import FollowAll
+from taskcast_trio.engine.replay import Replay
 from taskcast_trio.engine.scheduler import Scheduler
 from taskcast_trio.engine.subscription import Subscription
 from taskcast_trio.storage.memory import MemoryStore
-from taskcast_trio.storage.records import Commit
+from taskcast_trio.storage.records import Commit, TaskRecord
 from taskcast_trio.testing import run_with_seed
 
 from .scenarios import (
@@ -73,7 +75,7 @@ def test_dropping_commits_of_a_full_inbox_is_caught(monkeypatch):
 
 @pytest.mark.parametrize("off_by", [-1, 1])
 def test_a_resume_that_is_one_off_is_caught(monkeypatch, off_by):
-    resolve_cursor = replay.resolve_cursor
+    resolve_cursor = resume.resolve_cursor
 
     async def off_by_one(*args: Any) -> int | None:
         index = await resolve_cursor(*args)
@@ -81,30 +83,31 @@ def test_a_resume_that_is_one_off_is_caught(monkeypatch, off_by):
 
     monkeypatch.setattr(subscription, "resolve_cursor", off_by_one)
     # Else the id that it has for that place gives it away.
-    monkeypatch.setattr(Subscription, "_has_another", lambda *_: False)
+    monkeypatch.setattr(Cursor, "has_another", lambda *_: False)
     assert_caught(stream, check_streamed)
     assert_caught(join, check_joined)
 
 
 def test_attaching_after_the_replay_is_caught(monkeypatch):
     """The classic: what is committed between the last page and the attach is lost."""
-    catch_up = Subscription._catch_up
+    read = Subscription._read
 
     async def attach_nowhere(self: Subscription) -> Subscription:
         self._inbox = Inbox(1)
-        self._metrics.subscribers.labels("task").inc()
+        self._metrics.task_subscribers.inc()
+        await self._start()
         return self
 
-    async def catch_up_then_attach(self: Subscription) -> Any:
-        items = await catch_up(self)
-        if self._live:
+    async def read_then_attach(self: Subscription, runs: bool) -> Any:
+        items = await read(self, runs)
+        if self._cursor.live:
             with trio.CancelScope(shield=True):
                 await trio.sleep(0.1)
             self._inbox = self._fanout.attach(self.task_id)
         return items
 
     monkeypatch.setattr(Subscription, "__aenter__", attach_nowhere)
-    monkeypatch.setattr(Subscription, "_catch_up", catch_up_then_attach)
+    monkeypatch.setattr(Subscription, "_read", read_then_attach)
     assert_caught(partial(calm, inbox_commits=64), check_streamed)
 
 
@@ -113,54 +116,48 @@ def test_going_on_live_after_a_cut_is_caught(monkeypatch):
 
     def stay_live(self: Subscription) -> None:
         reattach(self)
-        self._live = True
+        self._cursor.live = True
 
     monkeypatch.setattr(Subscription, "_reattach", stay_live)
     assert_caught(calm, check_streamed)
 
 
 def test_taking_twice_what_replay_and_inbox_both_have_is_caught(monkeypatch):
-    def without_looking(self: Subscription, entries: Any, items: Any) -> None:
+    def without_looking(self: Cursor, entries: Any, items: Any) -> None:
         for entry in entries:
-            self._last = entry.index
-            self._deliver(self._running(entry) if self._follow.accumulated else entry, items)
+            self.last = entry.index
+            self.deliver(self.running(entry) if self.follow.accumulated else entry, items)
 
-    monkeypatch.setattr(Subscription, "_advance", without_looking)
+    monkeypatch.setattr(Cursor, "_advance", without_looking)
     assert_caught(calm, check_streamed)
     assert_caught(join, check_joined)
 
 
 def test_resuming_running_values_from_nothing_is_caught(monkeypatch):
-    start = Subscription._start
+    start = Cursor.start
 
-    async def start_without_the_past(self: Subscription) -> Any:
-        items = await start(self)
-        self._last, self._silent_until = max(self._last, self._silent_until), -1
-        return items
+    def start_without_the_past(
+        self: Cursor, record: TaskRecord, after: int = -1, event_id: str | None = None
+    ) -> None:
+        start(self, record, after, event_id)
+        self.last, self._silent_until = after, -1
 
-    monkeypatch.setattr(Subscription, "_start", start_without_the_past)
+    monkeypatch.setattr(Cursor, "start", start_without_the_past)
     assert_caught(stream, check_streamed)
 
 
 def test_forgetting_a_snapshot_whose_place_was_taken_is_caught(monkeypatch):
-    monkeypatch.setattr(replay.Replay, "replaced_value", lambda self, later: None)
+    monkeypatch.setattr(Replay, "_replaced_value", lambda self, later: None)
     assert_caught(stream, check_streamed)
 
 
 def test_mistaking_another_life_for_the_same_log_is_caught(monkeypatch):
-    start = Subscription._start
+    async def by_index(store: Any, record: TaskRecord, event_id: str) -> int | None:
+        position = parse_event_id(event_id)
+        return None if position is None else position.index
 
-    async def start_by_index(self: Subscription) -> Any:
-        cursor = self._follow.last_event_id
-        if cursor is not None:
-            position = parse_event_id(cursor)
-            record = await self._store.get(self.task_id)
-            if position is not None and record is not None:
-                self._epoch, self._last = record.epoch, position.index
-                return []
-        return await start(self)
-
-    monkeypatch.setattr(Subscription, "_start", start_by_index)
+    monkeypatch.setattr(subscription, "resolve_cursor", by_index)
+    monkeypatch.setattr(Cursor, "has_another", lambda *_: False)
     assert_caught(live_again, check_lives)
 
 

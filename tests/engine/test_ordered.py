@@ -85,7 +85,7 @@ async def stored(engine: TaskEngine, id_: str = "t") -> list[tuple[Any, Any]]:
 
 def left_over(engine: TaskEngine) -> list[object]:
     """What is kept of publishes that wait: nothing once none does."""
-    holds = engine._holds
+    holds = engine._publishing._holds
     return [engine.fanout._by_task, engine.fanout._uncounted, holds._tasks, holds._count]
 
 

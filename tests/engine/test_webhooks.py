@@ -8,12 +8,13 @@ import trio
 from trio.testing import MockClock
 
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import Cleanup, Webhook
+from taskcast_trio.config.schema import Cleanup, Webhook, Workers
 from taskcast_trio.core.errors import BadRequest, WebhookNotFound
-from taskcast_trio.core.model import ImportArchive, ImportTask
+from taskcast_trio.core.model import CreateTask, ImportArchive, ImportTask
 from taskcast_trio.core.webhook import Unusable
 from taskcast_trio.engine.webhooks import cursor
 from taskcast_trio.engine.webhooks.state import WEBHOOK, State, encode, state_name
+from taskcast_trio.engine.workers.asked import Registration
 from taskcast_trio.storage.records import PARKED_MS, Page
 from tests.receiver import Received, Script, Wire, answering, hanging, saying
 
@@ -55,6 +56,29 @@ async def test_events_come_in_order_and_an_idle_webhook_is_parked(
         assert live.tries[15:] == [(1.0, 15)]
         state = (await look(runtime)).state
         assert (state.cursor, state.delivered, state.tries) == (15, 16, 0)
+
+
+async def test_what_a_worker_takes_and_gives_back_is_told_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    live = hook()
+    config = Config(workers=Workers(enabled=True))
+    async with delivering({"10.0.0.1": live}, config) as runtime:
+        workers = runtime.workers
+        assert workers is not None
+        task = CreateTask(id="t", assign_mode="pull", webhooks=[definition()])
+        await runtime.engine.create(task)
+        await workers.register(Registration(worker_id="w"), mode="pull", owner=None)
+        assert await workers.pull("w", owner=None, may=lambda task: True, wait_s=1) is not None
+        await trio.sleep(1)
+        taken = len(live.indexes)
+        assert taken > 0
+        await workers.decline("w", "t", blacklist=True)
+        await trio.sleep(1)
+        record = await runtime.engine.record("t")
+        assert live.indexes == list(range(record.next_index))
+        assert record.next_index > taken
+        assert await timers(runtime) == PARKED
 
 
 async def test_a_task_that_has_ended_and_is_delivered_whole_owes_nothing(

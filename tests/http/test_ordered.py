@@ -48,7 +48,7 @@ async def seqs(server: Running, task: str) -> list[Any]:
 async def held(server: Running, number: int = 1) -> None:
     """Return when so many publishes wait."""
     with trio.fail_after(10):
-        while server.runtime.engine._holds._count != number:
+        while server.runtime.engine._publishing._holds._count != number:
             await trio.lowlevel.checkpoint()
 
 

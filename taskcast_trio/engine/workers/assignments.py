@@ -28,9 +28,10 @@ from taskcast_trio.core.model import Draft, Task
 from taskcast_trio.storage.protocols import Audience, ShortTermStore
 from taskcast_trio.storage.records import Commit, TaskRecord
 
+from ..changes import Changes
+from ..lookup import find
 from ..metrics import Metrics
 from ..timer_loop import Outage
-from ..timetable import Timetable
 from .registry import Registry
 
 SETTLE_S: Final = 5.0
@@ -68,23 +69,21 @@ class Assignments:
         self,
         store: ShortTermStore,
         registry: Registry,
-        timetable: Timetable,
+        changes: Changes,
         audience: Audience,
         *,
         clock: Callable[[], int],
         lease_ms: int,
-        counted: Callable[[Commit], None],
         metrics: Metrics,
         ended: Callable[[Ended], None],
         freed: Callable[[str], None],
     ) -> None:
         self._store = store
         self._registry = registry
-        self._timetable = timetable
+        self._changes = changes
         self._audience = audience
         self._clock = clock
         self._lease_ms = lease_ms
-        self._counted = counted
         self._metrics = metrics
         self._on_ended = ended
         self._on_freed = freed
@@ -122,9 +121,7 @@ class Assignments:
             return task
 
     async def _pending(self, task_id: str) -> TaskRecord:
-        record = await self._store.get(task_id)
-        if record is None:
-            raise TaskNotFound(task_id)
+        record = await find(self._store, task_id)
         if record.task.status != "pending":
             raise NotPending(task_id, record.task.status)
         return record
@@ -136,17 +133,9 @@ class Assignments:
         held = Held(worker_id, task.fence, record.epoch, record.revision + 1)
         before = self._held.get(task_id)
         self._watch(task_id, held)
-        due = self._timetable.at_change(record.task, task, now_ms, new_ttl=False)
+        lease = {LEASE: now_ms + self._lease_ms}
         try:
-            with self._timetable.setting({**due, LEASE: now_ms + self._lease_ms}) as timers:
-                commit = await self._store.transition(
-                    task,
-                    drafts,
-                    revision=record.revision,
-                    epoch=record.epoch,
-                    now_ms=now_ms,
-                    timers=timers,
-                )
+            await self._changes.store(record, task, drafts, now_ms, timers=lease)
         except (RevisionConflict, TaskNotFound, TaskEnded):
             if self._held.get(task_id) is held:
                 if before is None:
@@ -154,7 +143,6 @@ class Assignments:
                 else:
                     self._held[task_id] = before
             raise
-        self._counted(commit)
         self._metrics.assigned.inc()
         return task
 
@@ -209,21 +197,10 @@ class Assignments:
 
     async def change(self, record: TaskRecord, after: Task, drafts: Sequence[Draft]) -> bool:
         """Store what the task becomes; False where it has changed meanwhile."""
-        now_ms = self._clock()
-        due = self._timetable.at_change(record.task, after, now_ms, new_ttl=False)
         try:
-            with self._timetable.setting(due) as timers:
-                commit = await self._store.transition(
-                    after,
-                    drafts,
-                    revision=record.revision,
-                    epoch=record.epoch,
-                    now_ms=now_ms,
-                    timers=timers,
-                )
+            await self._changes.store(record, after, drafts, self._clock())
         except (RevisionConflict, TaskNotFound, TaskEnded):
             return False
-        self._counted(commit)
         return True
 
     # What becomes of them ------------------------------------------------------------------------

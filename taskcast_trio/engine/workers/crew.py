@@ -96,11 +96,10 @@ class Crew:
         self.assignments = Assignments(
             self._store,
             self.registry,
-            timetable,
+            engine.changes,
             backend.broadcast,
             clock=clock,
             lease_ms=timeout_ms,
-            counted=engine.counted,
             metrics=metrics,
             ended=self._ended,
             freed=self._freed,
