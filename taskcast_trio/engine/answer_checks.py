@@ -22,8 +22,17 @@ SMALL_ANSWER_BYTES: Final = 1024
 STEPS_AT_ONCE: Final = 1000
 """What even something small may take here: some milliseconds."""
 
-_one_large: Final = trio.CapacityLimiter(1)
-"""More threads would only share the processor."""
+_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("large checks")
+
+
+def _one_large() -> trio.CapacityLimiter:
+    """One for each loop, as it belongs to that; more threads would only share the processor."""
+    try:
+        return _limiter.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(1)
+        _limiter.set(limiter)
+        return limiter
 
 
 async def request_checked(request: BlockedRequest | UnsetType, where: str) -> None:
@@ -34,7 +43,7 @@ async def request_checked(request: BlockedRequest | UnsetType, where: str) -> No
     if _is_small(request):
         check()
     else:
-        await trio.to_thread.run_sync(check, limiter=_one_large)
+        await trio.to_thread.run_sync(check, limiter=_one_large())
 
 
 async def answer_checked(
@@ -51,7 +60,7 @@ async def answer_checked(
         else:
             return
     check = partial(answer_schema.check_answer, request, data, where)
-    await trio.to_thread.run_sync(check, limiter=_one_large)
+    await trio.to_thread.run_sync(check, limiter=_one_large())
 
 
 def _is_small(request: BlockedRequest) -> bool:
