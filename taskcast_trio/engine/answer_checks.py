@@ -9,30 +9,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from taskcast_trio.core.model import BlockedRequest
 
 from . import answer_schema
 from .answer_schema import TooMuch
+from .serial_thread import SerialThread
 
 SMALL_SCHEMA_BYTES: Final = 256
 SMALL_ANSWER_BYTES: Final = 1024
 STEPS_AT_ONCE: Final = 1000
 """What even something small may take here: some milliseconds."""
 
-_limiter: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("large checks")
-
-
-def _one_large() -> trio.CapacityLimiter:
-    """One for each loop, as it belongs to that; more threads would only share the processor."""
-    try:
-        return _limiter.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(1)
-        _limiter.set(limiter)
-        return limiter
+_thread: Final = SerialThread("checks of answers")
 
 
 async def request_checked(request: BlockedRequest | UnsetType, where: str) -> None:
@@ -43,7 +33,7 @@ async def request_checked(request: BlockedRequest | UnsetType, where: str) -> No
     if _is_small(request):
         check()
     else:
-        await trio.to_thread.run_sync(check, limiter=_one_large())
+        await _thread.run(check)
 
 
 async def answer_checked(
@@ -60,7 +50,7 @@ async def answer_checked(
         else:
             return
     check = partial(answer_schema.check_answer, request, data, where)
-    await trio.to_thread.run_sync(check, limiter=_one_large())
+    await _thread.run(check)
 
 
 def _is_small(request: BlockedRequest) -> bool:

@@ -10,14 +10,14 @@ import trio
 from taskcast_trio.config.schema import Limits
 from taskcast_trio.core import jsontext
 from taskcast_trio.core.errors import PayloadTooLarge, RequestTimeout
+from taskcast_trio.engine.serial_thread import SerialThread
 from taskcast_trio.server.auth.gate import recheck
 from taskcast_trio.server.plain import field_of
 from taskcast_trio.server.target import Receive, Scope
 
 BODY_TIMEOUT_S: Final = 10.0
 THREAD_BYTES: Final = 2 * 1024 * 1024
-_one_large: Final = trio.CapacityLimiter(1)
-"""What a large body becomes takes many times its size: one after the other."""
+_thread: Final = SerialThread("large bodies")
 
 
 class PeerGone(Exception):
@@ -34,7 +34,7 @@ async def parse_body(body: bytes, type_: Any, limits: Limits, *, wrapped_levels:
     # A large body would hold up every stream for as long as it takes.
     if len(body) <= THREAD_BYTES:
         return parse()
-    return await trio.to_thread.run_sync(parse, limiter=_one_large)
+    return await _thread.run(parse)
 
 
 async def read_body(

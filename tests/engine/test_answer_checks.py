@@ -148,31 +148,3 @@ async def test_others_go_on_while_a_large_answer_is_checked(monkeypatch):
         await answer(engine, {"text": "short"})
         held.let_go()
     assert answers == [raw({"text": "short"}), NotBlocked]
-
-
-def test_servers_in_several_threads_check_beside_each_other(monkeypatch):
-    begun, go_on = threading.Event(), threading.Event()
-    first_error = answer_schema._first_error
-
-    def held(*args: Any) -> Any:
-        begun.set()
-        assert go_on.wait(PATIENCE_S)
-        return first_error(*args)
-
-    monkeypatch.setattr(answer_schema, "_first_error", held)
-    found: list[str] = []
-    threads = []
-    try:
-        for _ in range(2):
-            begun.clear()
-            thread = threading.Thread(
-                target=lambda: found.append(trio.run(verdict, LARGE_FORM, {"ok": True, "count": 3}))
-            )
-            thread.start()
-            threads.append(thread)
-            assert begun.wait(PATIENCE_S), "it waits for the other server's"
-    finally:
-        go_on.set()
-        for thread in threads:
-            thread.join()
-    assert found == ["", ""]
