@@ -21,8 +21,10 @@ from taskcast_trio.client.composing import (
 from taskcast_trio.client.retries import KEY, NO_RETRIES, Call
 from taskcast_trio.client.service_calls import delete_worker
 from taskcast_trio.client.steps import TIMEOUT_S, Reply, Request
+from taskcast_trio.core.errors import NotFound
 from taskcast_trio.core.model import Task, Transition
 
+from .errors import not_here
 from .wire import Cancel, Giving, Heard, Holding, Pulse, Registered, Registration
 
 PATIENCE_S: Final = 2 * TIMEOUT_S
@@ -44,7 +46,10 @@ class Api:
 
     async def register(self, asked: Registration) -> str:
         """Enter the worker, for pulling; its id."""
-        found = await self._ask(writing("POST", "/workers/register", Registered, asked))
+        try:
+            found = await self._ask(writing("POST", "/workers/register", Registered, asked))
+        except NotFound as error:
+            raise not_here(error, self._client.base_url) from error
         return found.id
 
     async def unregister(self, worker_id: str) -> None:

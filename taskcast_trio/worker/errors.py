@@ -26,6 +26,18 @@ def loss(error: TaskcastError) -> str:
     return str(error.facts.get("status", "ended"))
 
 
+def not_here(refusal: TaskcastError, url: str) -> TaskcastError:
+    """What a worker that comes to ``url`` is refused with; a bare 404 says what it lacks."""
+    if type(refusal) is not errors.NotFound:
+        return refusal
+    told = errors.NotFound(
+        f"There is no workers API at {url}: the server runs without --workers-api"
+        " (workers.enabled), or is elsewhere"
+    )
+    told.body = refusal.body
+    return told
+
+
 class TaskLost(TaskcastError):
     """The task is not this worker's any more: what is done for it is done for nobody."""
 

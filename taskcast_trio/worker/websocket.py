@@ -22,7 +22,7 @@ from taskcast_trio.client.async_port import AsyncCredentials
 from taskcast_trio.client.errors import error_of
 from taskcast_trio.core.errors import TaskcastError, TokenExpired, TokenRevoked, Unauthorized
 
-from .errors import WorkerRefused, WorkerReplaced
+from .errors import WorkerRefused, WorkerReplaced, not_here
 from .link import Describe, Take
 from .pauses import pause_s
 from .roster import Roster
@@ -221,7 +221,7 @@ def leaves(group: BaseExceptionGroup[Exception]) -> list[BaseException]:
 def _meaning(failure: BaseException, url: str) -> BaseException:
     match failure:
         case ConnectionRejected():
-            return error_of(failure.status_code, bytes(failure.body or b""))
+            return not_here(error_of(failure.status_code, bytes(failure.body or b"")), url)
         case ConnectionClosed():
             return _ended(failure)
         case HandshakeError() | OSError() | trio.TooSlowError():

@@ -367,8 +367,10 @@ async def test_a_server_without_workers_is_told_apart_from_one_that_is_away(mode
         @worker.task()
         async def nothing(run: Run) -> None: ...
 
-        with trio.fail_after(5), pytest.raises(NotFound):
+        with trio.fail_after(5), pytest.raises(NotFound) as refused:
             await worker.run()
+        assert server.url in str(refused.value)
+        assert "--workers-api" in str(refused.value)
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(
