@@ -6,7 +6,7 @@ these fields (see :mod:`taskcast_trio.config.keys`). Times have their unit in th
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_type_hints
 
 from msgspec import Meta, Struct
 
@@ -24,6 +24,21 @@ Storage: TypeAlias = Literal["memory", "redis", "sqlite"]
 
 class Section(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of every part of the configuration."""
+
+    def __post_init__(self) -> None:
+        """Refuse (TypeError) a secret given as plain text, which whoever reads it would trip over
+        later, and elsewhere. It is not shown.
+        """
+        for name in self.__struct_fields__:
+            if isinstance(getattr(self, name), str) and (kind := _secret_of(type(self), name)):
+                section = type(self).__name__
+                raise TypeError(f"{section}.{name} is a secret: {name}={kind.__name__}(...)")
+
+
+def _secret_of(section: type[Section], name: str) -> type[Secret] | None:
+    hint = get_type_hints(section)[name]
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, Secret)), None)
 
 
 class Jwt(Section, frozen=True):

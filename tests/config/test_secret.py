@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcast_trio.config import Secret, SecretUrl, load_config
+from taskcast_trio.config import Redis, Secret, SecretUrl, TrustedService, load_config
 from taskcast_trio.config.show import render, rows
 
 PLANTED = "hush-planted"
@@ -31,6 +31,15 @@ def test_no_form_of_the_configuration_shows_a_secret(tmp_path: Path) -> None:
     assert PLANTED not in shown
     assert config.admin_token == Secret(f"{PLANTED}-1")
     assert config.trusted_services[0].key.reveal() == f"{PLANTED}-4"
+
+
+def test_plain_text_for_a_secret_is_refused_where_it_is_given_and_not_shown() -> None:
+    with pytest.raises(TypeError, match=r"Redis\.url .* url=SecretUrl\(") as refused:
+        Redis(url=PLANTED)  # type: ignore[arg-type]
+    assert PLANTED not in str(refused.value)
+    with pytest.raises(TypeError, match=r"TrustedService\.key .* key=Secret\("):
+        TrustedService(name="billing", key=PLANTED, scope=())  # type: ignore[arg-type]
+    assert Redis(url=SecretUrl("redis://host"), prefix="text").prefix == "text"
 
 
 @pytest.mark.parametrize(
