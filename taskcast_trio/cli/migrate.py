@@ -57,7 +57,8 @@ def migrate(
         from taskcast_trio.storage.postgres import MigrationError, migrations, open_postgres
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is not installed: pip install 'taskcast-trio[postgres]'"
+            f"{error.name} is not installed: it comes with the extra postgres, as in"
+            " pip install 'taskcast-trio[postgres]', or '.[postgres]' in a clone"
         ) from None
 
     async def main() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import get_args
 
 import structlog
 
 from taskcast_trio.config import Config
+from taskcast_trio.config.schema import Storage
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.storage.long_term import LongTermStore
 from taskcast_trio.storage.memory import MemoryBackend
@@ -41,7 +43,8 @@ async def open_stores(config: Config) -> AsyncIterator[Stores]:
                 raise
             extra = _EXTRAS[error.name]
             raise StoreRefused(
-                f"{error.name} is not installed: pip install 'taskcast-trio[{extra}]'"
+                f"{error.name} is not installed: it comes with the extra {extra}, as in"
+                f" pip install 'taskcast-trio[{extra}]', or '.[{extra}]' in a clone"
             ) from None
 
 
@@ -76,6 +79,9 @@ async def _open(config: Config, stack: AsyncExitStack) -> Stores:
             )
         )
         _look_at_durability(backend, config)
+    elif config.storage != "memory":
+        # A configuration made in code is held against its types by nobody else.
+        raise StoreRefused(f"storage: expected one of {', '.join(get_args(Storage))}")
     url = config.postgres.url
     if url is None:
         return Stores(backend, None)

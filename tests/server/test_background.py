@@ -89,6 +89,7 @@ def test_a_port_that_is_taken_is_said_where_it_was_started() -> None:
     [
         (Config(port=0, storage="redis", processes=2), ConfigError, "processes"),
         (Config(port=0, storage="redis"), StoreRefused, "redis.url"),
+        (Config(port=0, storage="sqlit"), StoreRefused, "sqlite"),  # type: ignore[arg-type]
         (Config(port=0, storage="sqlite", db_path="/nowhere/at/all.db"), StoreRefused, "nowhere"),
         (Config(port=0, auth=Auth(mode="custom", custom="no_such:thing")), ConfigError, "no_such"),
     ],
