@@ -39,7 +39,7 @@ RESOLVED_EVENT: Final = "taskcast:resolved"
 AUDIT_EVENT: Final = "taskcast:audit"
 
 
-class Wire(Struct, frozen=True, rename="camel", omit_defaults=True):
+class Wire(Struct, frozen=True, rename="camel", omit_defaults=True, repr_omit_defaults=True):
     """Base of every wire shape: camelCase, unknown fields dropped, absent ones left out."""
 
 

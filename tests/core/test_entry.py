@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw
 
 from taskcast_trio.core.entry import Entry, commit, sse_id
 from taskcast_trio.core.ids import Position, parse_event_id
-from taskcast_trio.core.model import Draft, Envelope, Event
+from taskcast_trio.core.model import Draft, Envelope, Event, Task
 
 
 def event_with(**fields: object) -> Event:
@@ -155,3 +155,8 @@ def test_commit_gives_a_draft_its_place_in_the_log() -> None:
 def test_an_entry_shows_no_payload() -> None:
     entry = Entry(event_with(data=Raw(b'"secret"')), 7)
     assert repr(entry) == "<Entry t[7] llm.delta>"
+
+
+def test_a_printed_shape_has_what_is_there_alone() -> None:
+    task = Task(id="t", status="running", created_at=1, updated_at=2, tags=["a"])
+    assert repr(task) == "Task(id='t', status='running', created_at=1, updated_at=2, tags=['a'])"
