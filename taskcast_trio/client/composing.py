@@ -41,7 +41,7 @@ def draft(
         data: anything that is JSON; left out, the event has none, which is not the same as ``None``
             (null).
         level: how important it is.
-        series: the id of the series it belongs to, if any.
+        series: the id of the series it belongs to, if any; with ``mode``.
         mode: what the series does with it: ``accumulate`` joins texts, ``latest`` keeps only the
             newest.
         acc_field: the field of ``data`` that ``accumulate`` joins, ``delta`` without.
@@ -49,7 +49,13 @@ def draft(
         client_seq: its number among them, from 0: the server stores each once, in this order.
         seq_mode: what becomes of one that comes before others that are missing: it waits for them
             (``hold``), or is refused (``fast-fail``).
+
+    Raises:
+        ValueError: ``series`` without ``mode`` or the other way round, which the server would store
+            as an event of no series.
     """
+    if (series is None) != (mode is None):
+        raise ValueError("series and mode go together: the event would be of no series")
     return Draft(
         type=type,
         level=level,

@@ -98,6 +98,12 @@ async def test_publish_tells_missing_data_from_null() -> None:
     assert {request.target for request in server.requests} == {"/tasks/t/events"}
 
 
+def test_half_a_series_is_refused_where_it_is_written() -> None:
+    for half in ({"series": "answer"}, {"mode": "accumulate"}):
+        with pytest.raises(ValueError, match="series and mode"):
+            draft("llm.delta", {"delta": "x"}, **half)  # type: ignore[arg-type]
+
+
 async def test_publish_many_is_one_request() -> None:
     answer = [EVENT, {**EVENT, "id": "f", "index": 1}]
     async with connected(answering(201, answer)) as (server, client):

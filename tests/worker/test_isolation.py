@@ -25,7 +25,7 @@ async def bad_type(run: Run) -> None:
 
 
 async def bad_series(run: Run) -> None:
-    await run.emit("piece", series=object())  # type: ignore[arg-type]
+    await run.emit("piece", series=object(), mode="latest")  # type: ignore[arg-type]
     await trio.sleep_forever()
 
 
