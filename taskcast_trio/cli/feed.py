@@ -146,6 +146,9 @@ class Publishing:
         self.events = 0
         self.last_index: int | None = None
         self.status: Status | None = None
+        self.away = False
+        """Whether the server is, as far as is known, and what comes waits."""
+        self._progress: Callable[[], None] | None = None
         self._patience_s = 0.0
         """0 before the server has answered once: who has the wrong one is told so at once."""
 
@@ -164,11 +167,14 @@ class Publishing:
     ) -> int | None:
         """Publish until the input ends or a signal comes; the number of the signal.
 
+        ``progress`` is called when there are more ``events``, and when ``away`` changes.
+
         Raises:
             Failed: the input broke or is bad.
             TaskcastError: the server refuses, or is away for too long.
         """
         failure: TaskcastError | Failed
+        self._progress = progress
         try:
             with interruption.scope:
                 await self._publish_all(feed, progress)
@@ -282,11 +288,19 @@ class Publishing:
                 asked_s = error.retry_after_s or 0
                 if not error.retryable or trio.current_time() + asked_s > deadline:
                     raise
+                self._is_away(True)
                 await trio.sleep(max(pause_s, asked_s))
                 pause_s = min(pause_s * 2, MAX_PAUSE_S)
             else:
                 self._patience_s = PATIENCE_S
+                self._is_away(False)
                 return answer
+
+    def _is_away(self, away: bool) -> None:
+        if away is not self.away:
+            self.away = away
+            if self._progress is not None:
+                self._progress()
 
     async def _settle(self, status: Status, message: str, code: str) -> None:
         """Tell the server how the task ended, if it is ours to end, within a few seconds."""

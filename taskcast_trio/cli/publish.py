@@ -141,7 +141,8 @@ def publish(
         publishing = Session(client, task, made=new, ends=ends, counted=not single)
 
         def show() -> None:
-            progress(f"publishing: {publishing.events} events")
+            away = "; the server is away: what comes waits" if publishing.away else ""
+            progress(f"publishing: {publishing.events} events{away}")
 
         with interruptible() as interruption:
             if new:

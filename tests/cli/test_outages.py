@@ -17,6 +17,24 @@ from .commands import environment, terminal
 from .test_watch import Publisher
 
 
+async def test_who_publishes_at_a_terminal_is_shown_that_the_server_is_away(tmp_path: Path) -> None:
+    sqlite = ("-s", "sqlite", "--db-path", str(tmp_path / "tasks.db"))
+    arguments = ("publish", "--new", "--type", "llm.delta")
+    with fleet(1, *sqlite) as (server,):
+        env = environment(tmp_path, TASKCAST_URL=server.url)
+        async with terminal(*arguments, env=env, columns=100, fed=True) as screen:
+            await screen.feed(b"before")
+            await screen.until("publishing: 1 events")
+            server.process.kill()
+            server.process.wait()
+            await screen.feed(b"meanwhile")
+            await screen.until("publishing: 1 events; the server is away: what comes waits")
+            with fleet(1, *sqlite, "-p", server.url.rpartition(":")[2]):
+                await screen.until("publishing: 2 events")
+                await screen.feed_no_more()
+                assert await screen.end() == 0
+
+
 @dataclass
 class Stream:
     connected: bool = True
