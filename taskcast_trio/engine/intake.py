@@ -22,6 +22,7 @@ from taskcast_trio.storage.records import Idempotency
 from .answer_checks import request_checked
 from .metrics import Metrics
 from .timetable import Timetable
+from .webhooks.state import judge as judge_webhooks
 
 KEY_LOOK_S: Final = 1.0
 """How long a new task waits for an archive that is away to say whether its key has made it before.
@@ -79,6 +80,7 @@ class Intake:
         if not commit.repeated:
             self._metrics.tasks_created.inc()
             self._timetable.plan.judge(task)
+            judge_webhooks(task)
         return commit.record.task
 
     async def _made_before(
@@ -138,6 +140,7 @@ class Intake:
                 publishers=publishers,
             )
         self._timetable.plan.judge(task)
+        judge_webhooks(task)
         return Imported(
             ok=True, task_id=task.id, event_count=len(events), overwritten=commit.replaced
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from taskcast_trio.config import Config
@@ -197,6 +198,29 @@ async def test_a_receiver_that_is_gone_gets_nothing_more_until_it_is_asked_for(
         assert gone.indexes == [0, 1, 1, 2, 3]
         assert (await look(runtime)).state.disabled is None
         assert await timers(runtime) == PARKED
+
+
+async def test_one_that_cannot_be_used_is_said_once_when_it_comes(
+    autojump_clock: MockClock,
+) -> None:
+    live, secret = hook(), "hush-4711"
+    mistaken = [
+        raw({"uri": f"http://{secret}/"}),
+        raw({"url": f"ftp://{secret}/"}),
+        definition(secret=f"whsec_{secret}"),
+    ]
+    async with delivering({"10.0.0.1": live}) as runtime:
+        with capture_logs() as logs:
+            await create(runtime, definition(), *mistaken)
+            await publish(runtime, "a")
+            await trio.sleep(60)
+            await publish(runtime, "b")
+            await trio.sleep(60)
+        assert live.indexes == [0, 1]
+        said = [entry for entry in logs if entry["event"] == "webhook_unusable"]
+        assert [(entry["task"], entry["number"]) for entry in said] == [("t", n) for n in (1, 2, 3)]
+        assert "required field `url` - at `$.webhooks[1]`" in said[0]["reason"]
+        assert secret not in repr(logs)
 
 
 async def test_one_that_fails_does_not_hold_up_another_of_the_same_task(

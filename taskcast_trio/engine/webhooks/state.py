@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
+import structlog
 from msgspec import UNSET, Raw, Struct
 
 from taskcast_trio.core.backoff import Backoff
@@ -15,6 +16,8 @@ from taskcast_trio.storage.records import PARKED_MS, TaskRecord
 
 from .attempt import Failure
 
+log = structlog.get_logger(__name__)
+
 WEBHOOK: Final = "webhook"
 """The kind of timer that a task with webhooks has: parked while there is nothing to deliver, due at
 once where there is, and held by whoever delivers. Without it nothing is owed any more."""
@@ -23,6 +26,8 @@ RETRY: Final = "webhook_retry"
 
 MAX_WEBHOOKS: Final = 32
 """Of one task; further ones are not used."""
+MAX_FAULTS: Final = 8
+"""How many unusable ones of a task are logged."""
 MAX_DEAD: Final = 256
 """Of one webhook; the oldest is dropped for a new one."""
 KEPT_TRIES: Final = 20
@@ -156,6 +161,19 @@ def definitions(task: Task, default: Backoff) -> list[Webhook | Unusable]:
         read(raw, default, place=f"webhooks[{number}]") if number < MAX_WEBHOOKS else _TOO_MANY
         for number, raw in enumerate(raws_of(task))
     ]
+
+
+def judge(task: Task) -> None:
+    """Say which webhooks of a new task can't be used, and why: it was taken with them, and nobody
+    would look for what never comes.
+    """
+    unusable = [
+        (number, webhook.reason)
+        for number, webhook in enumerate(definitions(task, Backoff()))
+        if isinstance(webhook, Unusable)
+    ]
+    for number, reason in unusable[:MAX_FAULTS]:
+        log.warning("webhook_unusable", task=task.id, number=number, reason=reason)
 
 
 def raws_of(task: Task) -> Sequence[Raw]:
