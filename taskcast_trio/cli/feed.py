@@ -218,7 +218,7 @@ class Publishing:
             try:
                 await self._publish_counted(self._outbox)
             except TaskFull:
-                if self._outbox.stored:
+                if await self._has_begun(self._outbox):
                     raise
                 # It may have as many publishers as it may: keys are for any number of them.
                 self._outbox = None
@@ -227,6 +227,13 @@ class Publishing:
                 await self._publish_keyed(batch)
         if refused is not None:
             raise refused
+
+    async def _has_begun(self, outbox: Outbox) -> bool:
+        """Whether something of it is stored: also where a batch is, in part."""
+        if outbox.stored:
+            return True
+        ask = partial(self._client.expected_seq, self.task_id, outbox.client_id)
+        return (await self._patiently(ask)).expected_seq > 0
 
     async def _publish_counted(self, outbox: Outbox) -> None:
         while batch := outbox.take():
