@@ -215,11 +215,14 @@ class Publishing:
                     refused = Failed(f"event {self._outbox.next_seq + 1}: {said}", USAGE)
                     events = events[:number]
                     break
+            full: TaskFull | None = None
             try:
                 await self._publish_counted(self._outbox)
-            except TaskFull:
+            except TaskFull as error:
+                full = error
+            if full is not None:
                 if await self._has_begun(self._outbox):
-                    raise
+                    raise full
                 # It may have as many publishers as it may: keys are for any number of them.
                 self._outbox = None
         if self._outbox is None:
