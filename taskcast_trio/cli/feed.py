@@ -221,11 +221,14 @@ class Publishing:
                     refused = Failed(f"event {self._outbox.next_seq + 1}: {said}", USAGE)
                     events = events[:number]
                     break
+            full: TaskFull | None = None
             try:
                 await self._publish_counted(self._outbox)
-            except TaskFull:
-                if self._outbox.stored:
-                    raise
+            except TaskFull as error:
+                full = error
+            if full is not None:
+                if await self._has_begun(self._outbox):
+                    raise full
                 # It may have as many publishers as it may: keys are for any number of them.
                 self._outbox = None
         if self._outbox is None:
@@ -233,6 +236,13 @@ class Publishing:
                 await self._publish_keyed(batch)
         if refused is not None:
             raise refused
+
+    async def _has_begun(self, outbox: Outbox) -> bool:
+        """Whether something of it is stored: also where a batch is, in part."""
+        if outbox.stored:
+            return True
+        ask = partial(self._client.expected_seq, self.task_id, outbox.client_id)
+        return (await self._patiently(ask)).expected_seq > 0
 
     async def _publish_counted(self, outbox: Outbox) -> None:
         while batch := outbox.take():

@@ -164,7 +164,7 @@ class TaskEngine:
 
     async def audience_told(self) -> None:
         """Wait until other processes count who follows in this one now."""
-        await self._followers.told()
+        await self._followers.audience_told()
 
     async def list_tasks(
         self,

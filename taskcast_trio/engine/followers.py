@@ -26,10 +26,10 @@ class Followers:
             for task_id, others in zip(task_ids, elsewhere, strict=True)
         ]
 
-    async def told(self) -> None:
+    async def audience_told(self) -> None:
         """See :meth:`TaskEngine.audience_told`."""
         if self._peers is not None:
-            await self._peers.counted()
+            await self._peers.audience_told()
 
     async def views(self, tasks: Sequence[Task]) -> list[TaskView]:
         """The tasks with their audience."""

@@ -53,17 +53,24 @@ async def has_expired(store: ShortTermStore, snapshot: Snapshot, follow: Follow)
 
 
 async def has_seen_all(store: ShortTermStore, record: TaskRecord, follow: Follow) -> bool:
-    """Whether no event is behind the cursor of ``follow`` that passes its filter."""
+    """Whether no event is behind the cursor of ``follow`` that passes its filter. Not where the
+    log has lost the event that it stands at, and has another one in its place.
+    """
     if follow.last_event_id is None:
         return False
-    after = await resolve_cursor(store, record, follow.last_event_id)
-    if after is None or after < record.trimmed:
+    index = await resolve_cursor(store, record, follow.last_event_id)
+    if index is None or index < record.trimmed:
         return False
+    # Where the log was trimmed, the id may be the made-up one of its end.
+    after = index if record.trims else index - 1
     more = True
     while more:
         page = await store.read(record.task.id, after=after, limit=PAGE_EVENTS)
         for entry in page.entries:
-            if follow.filter.matches(entry.type, entry.level):
+            if entry.index == index:
+                if entry.id != follow.last_event_id:
+                    return False
+            elif follow.filter.matches(entry.type, entry.level):
                 return False
             after = entry.index
         more = page.more

@@ -171,6 +171,7 @@ class Stream(ABC):
 
         Raises:
             Draining: the server shuts down.
+            StoreUnavailable: where it begins can't be read.
         """
         try:
             await self._source.__aenter__()

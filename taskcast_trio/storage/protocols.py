@@ -448,7 +448,7 @@ class Peers(Protocol):
     async def audience(self, task_ids: Sequence[str]) -> list[int]:
         """How many follow each of the tasks in all other processes, as of a moment ago."""
 
-    async def counted(self) -> None:
+    async def audience_told(self) -> None:
         """Wait until the other processes count all who follow something here now. Where the store
         is away nobody waits: they learn of it later.
         """

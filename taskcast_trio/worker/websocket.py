@@ -106,9 +106,13 @@ class SocketLink:
 
     async def _unless_renewed(self, refusal: TaskcastError) -> TaskcastError | None:
         """None where the token was refused and there is another one, now: it is asked for once, and
-        again when the server has taken one. Else why there is no connection.
+        again when the server has taken one, or was away: one may end meanwhile. Else why there is
+        no connection.
         """
-        if self._renewed or not isinstance(refusal, Unauthorized):
+        if not isinstance(refusal, Unauthorized):
+            self._renewed = False
+            return refusal
+        if self._renewed:
             return refusal
         with trio.CancelScope() as self._try:
             try:

@@ -288,6 +288,23 @@ async def test_a_task_with_as_many_publishers_as_it_may_have_takes_another_pipe(
     assert ["clientSeq" in event for event in events] == [True, False, False, False]
 
 
+async def test_a_task_that_gets_full_in_the_middle_of_a_batch_has_each_event_once(
+    tmp_path: Path,
+) -> None:
+    """The server takes the batch in parts only, and has room for the first of them twice."""
+    limits = ("--limits-body-bytes", "10000", "--limits-task-bytes", "7600")
+    lines = b"".join(b"%s\n" % (b"x" * size) for size in (1000, 1000, 6000, 6000))
+    with fleet(1, *limits) as (server,):
+        env = environment(tmp_path, TASKCAST_URL=server.url)
+        async with httpx.AsyncClient() as client:
+            await client.post(f"{server.url}/tasks", json={"id": "t"})
+        done = await command("publish", "t", "--type", "n", "--lines", env=env, stdin=lines)
+        assert done.returncode != 0
+        assert b"has no room for this" in done.stderr
+        events = await history(server.url, "t")
+    assert [len(event["data"]["delta"]) for event in events] == [1000, 1000]
+
+
 async def test_what_comes_before_an_event_that_no_server_takes_is_published(
     url: str, env: dict[str, str]
 ) -> None:

@@ -32,7 +32,7 @@ class Board:
     async def audience(self, task_ids: Sequence[str]) -> list[int]:
         raise NotImplementedError
 
-    async def counted(self) -> None:
+    async def audience_told(self) -> None:
         raise NotImplementedError
 
     async def take_tokens(self, key: str, *, want: int, per_second: int) -> int:

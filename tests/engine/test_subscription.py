@@ -11,6 +11,7 @@ import trio.testing
 
 from taskcast_trio.core.errors import Draining
 from taskcast_trio.core.filter import EventFilter
+from taskcast_trio.core.ids import event_id, parse_event_id
 from taskcast_trio.core.model import ImportTask
 from taskcast_trio.engine import Follow
 from taskcast_trio.engine.history import PAGE_EVENTS
@@ -404,6 +405,20 @@ async def test_finished_knows_a_cursor_that_has_seen_it_all(engine, autojump_clo
     assert await engine.finished("t", quiet) == "cancelled", "what is left does not pass the filter"
     assert await engine.finished("t", Follow(last_event_id="nope")) is None
     assert await engine.finished("t", Follow()) is None
+
+
+async def test_finished_takes_no_other_event_for_one_that_the_log_has_lost(engine, autojump_clock):
+    """A failover lost it, and another one has its index."""
+    await create(engine)
+    await engine.publish("t", [draft()])
+    await move(engine, "cancelled")
+    last = entries(await follow(engine))[-1]
+    position = parse_event_id(last.id)
+    assert position is not None
+    lost = Follow(last_event_id=event_id(1, position.epoch, position.index))
+    async with engine.subscribe("t", lost) as subscription:
+        assert (await drain(subscription))[0] == Gap("log_replaced", replayed_from=0)
+    assert await engine.finished("t", lost) is None
 
 
 # Pumping

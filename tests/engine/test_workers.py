@@ -12,13 +12,14 @@ import trio.testing
 from msgspec import UNSET
 
 from taskcast_trio.config import Config
-from taskcast_trio.config.schema import WorkerDefaults
+from taskcast_trio.config.schema import Limits, WorkerDefaults
 from taskcast_trio.config.schema import Workers as WorkersSection
 from taskcast_trio.core.errors import StaleFence, TaskCancelled, WorkerNotFound
 from taskcast_trio.core.model import CreateTask, Retry, Task, Transition
 from taskcast_trio.engine import Runtime, open_runtime
 from taskcast_trio.engine.workers import Workers
 from taskcast_trio.engine.workers.asked import Holding, Registration
+from taskcast_trio.engine.workers.leases import ROOM
 from taskcast_trio.engine.workers.parties import Session
 from taskcast_trio.engine.workers.registry import Registry, _encode
 from taskcast_trio.storage.memory import MemoryStore
@@ -92,6 +93,21 @@ def fence_of(task: Task) -> int:
 
 async def move(runtime: Runtime, task_id: str, status: Any, fence: Any = None) -> Task:
     return await runtime.engine.transition(task_id, Transition(status=status), fence=fence)
+
+
+async def test_who_registers_waits_for_few_that_left_to_be_forgotten(autojump_clock):
+    """Each is a write; there may be ten thousand."""
+    number = 2 * ROOM
+    config = Config(workers=WorkersSection(enabled=True), limits=Limits(workers=number))
+    async with open_runtime(config, clock=trio_clock_ms()) as runtime:
+        workers = runtime.workers
+        assert workers is not None
+        for n in range(number):
+            await workers.register(Registration(worker_id=str(n)), mode="pull", owner=None)
+            await workers.delete(str(n))
+        await registered(workers)
+        assert len(await runtime.backend.store.rows("workers")) == number - ROOM + 1
+        assert [worker.id for worker in await workers.all()] == ["w"]
 
 
 async def test_a_connected_worker_comes_back_after_a_clock_was_set_forward(autojump_clock):

@@ -189,6 +189,38 @@ async def test_a_token_that_is_refused_again_ends_the_worker(mode: str) -> None:
         assert asked == 2
 
 
+async def test_a_token_that_ends_while_the_server_is_away_is_renewed_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was new when the server went away, and had never been taken."""
+    monkeypatch.setattr(websocket, "pause_s", lambda *_: 0.01)
+    dial = websocket.SocketLink._dial
+    async with guarded() as server:
+        giver = Giver(server)
+        was_away = False
+
+        async def sometimes(link: websocket.SocketLink) -> Any:
+            nonlocal was_away
+            if len(giver.given) == 2 and not was_away:
+                was_away = True
+                await giver.revoke()
+                raise ConnectionRefusedError
+            return await dial(link)
+
+        monkeypatch.setattr(websocket.SocketLink, "_dial", sometimes)
+        worker = worker_of(server.url, "websocket", token=giver)
+
+        @worker.task()
+        async def nothing(run: Run) -> None: ...
+
+        async with working(worker):
+            await giver.revoke()
+            task = await server.task(assignMode=MODES["websocket"])
+            await becomes(server, task, "completed")
+        assert was_away
+        assert len(giver.given) == 3
+
+
 async def test_a_worker_that_waits_for_a_token_can_be_stopped(mode: str) -> None:
     async with guarded() as server:
         giver = Giver(server)

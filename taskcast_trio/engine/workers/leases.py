@@ -26,6 +26,8 @@ from .registry import Registry, Worker
 TIMER_LEASE_MS: Final = 5000
 KEPT_MS: Final = 60_000
 """How much longer than its tasks the row of a worker is kept that is gone."""
+ROOM: Final = 100
+"""How many are forgotten at once for one that comes: it waits for that."""
 
 log = structlog.get_logger(__name__)
 
@@ -172,8 +174,10 @@ class Leases:
                     await self._forget(worker.id)
 
     async def make_room(self) -> bool:
-        """Forget now who has left and has no task to wait for it; False where there is nobody."""
-        left = [worker.id for worker in self._registry.all() if _is_done(worker)]
+        """Forget now some who have left and have no task to wait for them; False where there is
+        nobody.
+        """
+        left = [worker.id for worker in self._registry.all() if _is_done(worker)][:ROOM]
         for worker_id in left:
             await self._registry.change(
                 worker_id,

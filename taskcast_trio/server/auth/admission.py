@@ -21,10 +21,13 @@ REVOKED_S: Final = 60.0
 """How long a request may take from the look at its token to its admission."""
 MAX_REVOKED: Final = 1000
 
-_MESSAGES: Final = {
-    "token_expired": TokenExpired("The token has expired: come back with a new one"),
-    "token_revoked": TokenRevoked("The token has been revoked"),
-}
+
+def _expired() -> Unauthorized:
+    return TokenExpired("The token has expired: come back with a new one")
+
+
+def _revoked() -> Unauthorized:
+    return TokenRevoked("The token has been revoked")
 
 
 class Admission:
@@ -33,12 +36,12 @@ class Admission:
     It is to be closed by who opened it. ``deadline`` is on Trio's clock.
     """
 
-    __slots__ = ("_admissions", "_code", "_slot", "caller", "deadline", "wake")
+    __slots__ = ("_admissions", "_slot", "_why", "caller", "deadline", "wake")
 
     def __init__(self, admissions: Admissions, slot: Slot, caller: Caller, deadline: float) -> None:
         self._admissions = admissions
         self._slot = slot
-        self._code = "token_expired"
+        self._why = _expired
         self.caller = caller
         self.deadline = deadline
         self.wake: Callable[[], None] | None = None
@@ -50,11 +53,11 @@ class Admission:
 
     @property
     def reason(self) -> Unauthorized:
-        """Why it is over."""
-        return _MESSAGES[self._code]
+        """Why it is over, to be raised once: with it goes what led there."""
+        return self._why()
 
     def revoke(self) -> None:
-        self._code = "token_revoked"
+        self._why = _revoked
         self.deadline = -math.inf
         if self.wake is not None:
             self.wake()
@@ -106,7 +109,7 @@ class Admissions:
             RateLimited: there are too many.
         """
         if self._revoked and self._was_revoked(caller):
-            raise _MESSAGES["token_revoked"]
+            raise _revoked()
         slot = self._slots.open(key)
         deadline = math.inf
         if caller.expires_at is not None:

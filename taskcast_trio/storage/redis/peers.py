@@ -75,8 +75,8 @@ class RedisPeers:
         self._changed.add(task_id)
         self._change.set()
 
-    async def counted(self) -> None:
-        """See :meth:`Peers.counted`."""
+    async def audience_told(self) -> None:
+        """See :meth:`Peers.audience_told`."""
         if self._can_wait and self._changed:
             self._hurry.set()
             await self._batch.wait()

@@ -109,7 +109,7 @@ async def test_who_is_counted_is_so_in_the_others_at_once(url, prefix, monkeypat
 
         async def come(task_id: str) -> None:
             one.follow(task_id)
-            await one.peers.counted()
+            await one.peers.audience_told()
             assert await two.peers.audience([task_id]) == [1]
 
         with trio.fail_after(PATIENCE_S / 2):
@@ -117,23 +117,23 @@ async def test_who_is_counted_is_so_in_the_others_at_once(url, prefix, monkeypat
                 for number in range(50):
                     nursery.start_soon(come, f"t{number}")
                     await trio.sleep(0.001 * (number % 3))
-            await one.peers.counted()
+            await one.peers.audience_told()
 
 
 async def test_nobody_waits_to_be_counted_while_redis_is_away(server, prefix):
     async with member(server.url, prefix, timeout_s=2) as one:
         with trio.fail_after(PATIENCE_S), server.frozen():
             one.follow("a")
-            await one.peers.counted()  # that it is away is to be found out first
+            await one.peers.audience_told()  # that it is away is to be found out first
             for task_id in "bcd":
                 one.follow(task_id)
                 began = trio.current_time()
-                await one.peers.counted()
+                await one.peers.audience_told()
                 assert trio.current_time() - began < 1
     async with open_redis(server.url, prefix=prefix) as backend:  # nobody takes part
         Member(backend).follow("a")
         with trio.fail_after(1):
-            await backend.peers.counted()
+            await backend.peers.audience_told()
 
 
 async def test_who_leaves_is_gone_at_once(url, prefix):
