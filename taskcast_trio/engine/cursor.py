@@ -22,6 +22,7 @@ class Cursor:
 
     __slots__ = (
         "_anchor",
+        "_anchor_id",
         "_epoch",
         "_filtered",
         "_plain",
@@ -42,7 +43,7 @@ class Cursor:
         self.live = False
         self.ended = False
         self._epoch = ""
-        self._anchor: tuple[int, str] | None = None
+        self._anchor, self._anchor_id = -1, ""
         """The newest event that it has had: read again, it shows whether the log still has it."""
         self._silent_until = -1
         """Events up to this index only bring the running values up to the cursor."""
@@ -67,7 +68,7 @@ class Cursor:
     @property
     def read_after(self) -> int:
         """Behind which index the next page begins."""
-        return self.last if self._anchor is None else min(self.last, self._anchor[0] - 1)
+        return self.last if self._anchor < 0 else min(self.last, self._anchor - 1)
 
     @property
     def whole(self) -> bool:
@@ -77,7 +78,7 @@ class Cursor:
     def start(self, record: TaskRecord, after: int = -1, event_id: str | None = None) -> None:
         """Stand in this log, behind the index ``after``, which is that of ``event_id``."""
         if event_id is not None and not record.trims:  # else it may be the made-up one of the end
-            self._anchor = (after, event_id)
+            self._anchor, self._anchor_id = after, event_id
         self._epoch, self._trims = record.epoch, record.trims
         if self.follow.accumulated:
             self._silent_until = after
@@ -90,7 +91,7 @@ class Cursor:
         """
         self.last = self._silent_until = -1
         self.live = False
-        self._anchor = None
+        self._anchor = -1
         self._filtered = 0
         self._since_index = None
         self._values = {}
@@ -111,17 +112,13 @@ class Cursor:
         """Whether the log has another event in the place of the newest that was had: it has lost
         its end, and has grown past it since.
         """
-        if self._anchor is None:
-            return False
-        index, id_ = self._anchor
-        there = next((entry for entry in entries if entry.index >= index), None)
-        return there is not None and there.index == index and there.id != id_
+        there = next((entry for entry in entries if entry.index >= self._anchor), None)
+        return there is not None and there.index == self._anchor and there.id != self._anchor_id
 
     def had(self, entries: Sequence[Entry], up_to: int) -> None:
         """What was read or taken is behind now."""
-        known = -1 if self._anchor is None else self._anchor[0]
-        if entries and known < entries[-1].index <= up_to:
-            self._anchor = (entries[-1].index, entries[-1].id)
+        if entries and self._anchor < entries[-1].index <= up_to:
+            self._anchor, self._anchor_id = entries[-1].index, entries[-1].id
 
     def was_trimmed(self, record: TaskRecord, last: int) -> bool:
         """Whether the log was trimmed behind ``last`` since this cursor looked, and nobody said so:
@@ -199,7 +196,7 @@ class Cursor:
                 items.append(Run(commit.entries, self._filtered, commit.shared))
                 self._filtered += len(commit.entries)
                 self.last = record.next_index - 1
-                self._anchor = (self.last, commit.entries[-1].id)
+                self._anchor, self._anchor_id = self.last, commit.entries[-1].id
                 if record.task.terminal:
                     items.append(self.end(record.task.status))
             else:
