@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -105,7 +106,7 @@ class Cleaner:
             TimerLoop(
                 due_list,
                 CLEANUP,
-                self._handle,
+                partial(self._handle, due_list),
                 clock=clock,
                 lease_ms=LEASE_MS,
                 look_again_s=LOOK_AGAIN_S,
@@ -126,8 +127,8 @@ class Cleaner:
                 nursery.start_soon(loop.run, name="cleanup")
             await self._sweep()
 
-    async def _handle(self, timer: Timer) -> None:
-        await self._clean(timer.task_id, Tally())
+    async def _handle(self, due_list: DueList, timer: Timer) -> None:
+        await self._clean(due_list, timer.task_id, Tally())
 
     # What was asked for --------------------------------------------------------------------------
 
@@ -143,7 +144,7 @@ class Cleaner:
                 CLEANUP, now_ms=self._clock(), lease_ms=LEASE_MS, limit=RUN_TASKS
             ):
                 for timer in timers:
-                    await self._clean(timer.task_id, tally)
+                    await self._clean(due_list, timer.task_id, tally)
                 if trio.current_time() >= until:
                     tally.more = True
                     return
@@ -180,8 +181,10 @@ class Cleaner:
 
     # One task ------------------------------------------------------------------------------------
 
-    async def _clean(self, task_id: str, tally: Tally) -> None:
+    async def _clean(self, due_list: DueList, task_id: str, tally: Tally) -> None:
         async with self._turn:
+            if due_list is self._archive and await self._hot.get(task_id) is not None:
+                return  # it is in the other list too, and whoever takes it from there is the one
             record = await self._store.get(task_id)
             if record is None:
                 return

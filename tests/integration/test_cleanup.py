@@ -331,6 +331,27 @@ async def test_of_several_processes_each_task_is_removed_by_one(shared, clock):
     assert total([one, other], "taskcast_cleanup_tasks_total") == 100
 
 
+async def test_a_task_in_both_stores_is_for_whoever_has_it_from_the_short_terms_list(
+    postgres_url, clock
+):
+    """Each store has a list of what is due: two processes that go by one each would meet."""
+    config = with_archive(on_redis(Config(cleanup=Cleanup(rules=(OLD,)))), postgres_url)
+    async with opened(config, clock) as one, opened(config, clock) as other:
+        await ended(one, "t")
+        await archived(one)
+        clock.ms += 5000
+        (taken,) = await one.backend.store.take_due(
+            "cleanup", now_ms=clock.ms, lease_ms=60_000, limit=9
+        )
+        await other.cleaner.run_due(Tally())
+        assert [task.id for task in await other.engine.list_tasks()] == [taken.task_id]
+        clock.ms += 60_000
+        for runtime in (one, other):
+            await runtime.cleaner.run_due(Tally())
+        assert await other.engine.list_tasks() == []
+    assert total([one, other], "taskcast_cleanup_tasks_total") == 1
+
+
 async def test_of_several_processes_one_trims_and_who_follows_at_the_other_is_told(shared, clock):
     async with opened(shared, clock) as one:
         ids = {}
