@@ -12,7 +12,7 @@ from msgspec import Raw
 from taskcast_trio.core.errors import StoreUnavailable
 from taskcast_trio.core.model import CreateTask, Draft, Transition
 from taskcast_trio.engine import Done
-from taskcast_trio.engine.engine import TaskEngine
+from taskcast_trio.engine.engine import TaskEngine, wall_clock_ms
 from taskcast_trio.engine.fanout import Fanout
 from taskcast_trio.engine.metrics import Metrics
 from taskcast_trio.storage.redis import RedisBackend, open_redis
@@ -32,7 +32,12 @@ class Process:
         self.backend = backend
         self.store = backend.store
         self.fanout = Fanout(metrics, audience=backend.broadcast)
-        self.engine = TaskEngine(backend.store, self.fanout, metrics)
+        self.ahead_ms = 0
+        """How far its clock is ahead."""
+        self.engine = TaskEngine(backend.store, self.fanout, metrics, clock=self.clock)
+
+    def clock(self) -> int:
+        return wall_clock_ms() + self.ahead_ms
 
     async def create(self, id_: str = "t") -> None:
         await self.engine.create(CreateTask(id=id_))
