@@ -189,7 +189,7 @@ async def test_handlers_are_stopped_when_the_server_is_away_for_longer_than_the_
         with trio.fail_after(30):
             await ended.wait()
         assert why[0][0] == "lease_ended"
-        assert why[0][1] - cut_at < 2.5
+        assert why[0][1] - cut_at < 15
         await becomes(server, task, "pending")
         nursery.cancel_scope.cancel()
 

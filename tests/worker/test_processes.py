@@ -171,7 +171,7 @@ async def test_sigterm_drains_a_worker(mode: str, in_time: bool) -> None:
                 await order(worker, "finish")
             assert await said(worker, 1) == ["end"]
             assert await worker.wait() == 0
-            assert trio.current_time() - started < 5
+            assert trio.current_time() - started < 20
             async with worker_process(url, mode, "other", "finish") as other:
                 left = [later] if in_time else [*tasks, later]
                 assert sorted(await said(other, len(left))) == sorted(left)

@@ -12,6 +12,9 @@ from taskcast_trio.worker import Run, TaskLost
 from ..waiting import until
 from .support import MODES, actions_of, becomes, events_of, row_of, worker_of, working
 
+AT_ONCE_S = 8
+"""Sooner than by a heartbeat, or than a worker that drains waits, on a busy machine too."""
+
 
 @pytest.mark.parametrize("status", ["cancelled", "paused"])
 async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_its_grace(
@@ -48,9 +51,9 @@ async def test_a_task_that_somebody_ends_cancels_its_handler_whose_cleanup_has_i
         assert (await server.move(task, status)).status_code == 200
         with trio.fail_after(30):
             await cut.wait()
-    assert times["finally"] - cancelled_at < 1
+    assert times["finally"] - cancelled_at < AT_ONCE_S
     assert times["cleaned"] < times["cut"]
-    assert 0.4 < times["cut"] - times["finally"] < 1
+    assert 0.4 < times["cut"] - times["finally"] < AT_ONCE_S
     assert why == [status]
     assert await events_of(server, task, "late") == []
 
@@ -100,9 +103,9 @@ async def test_the_deadline_of_a_task_cancels_its_handler(server: Any, mode: str
         started = trio.current_time()
         task = await server.task(assignMode=MODES[mode], ttl=1)
         await becomes(server, task, "timeout")
-        with trio.fail_after(2):
+        with trio.fail_after(AT_ONCE_S):
             await ended.wait()
-        assert 0.9 < trio.current_time() - started < 2
+        assert trio.current_time() - started > 0.9
     assert why == ["timeout"]
 
 
@@ -185,7 +188,7 @@ async def test_a_worker_that_ends_gives_back_what_it_could_not_finish(
             worker.stop()
         else:
             nursery.cancel_scope.cancel()
-    assert trio.current_time() - started < 3
+    assert trio.current_time() - started < AT_ONCE_S
     assert len(cleaned) == 1
     assert (await becomes(server, task, "pending"))["status"] == "pending"
     assert await actions_of(server, task) == ["assigned", "declined"]
